@@ -1,0 +1,72 @@
+# make run    the main job: images in, trained students and Parquet tables out
+# make test   the tests
+# make check  the one gate: format, lint, types, import contracts, tests
+#
+# Each makes .venv first if it is not there; nothing but Python >= 3.11 and make is needed.
+
+PYTHON ?= python3
+BIN := .venv/bin
+
+# What the main job takes; empty means its default (see README.md).
+DATASET ?=
+WEIGHTS ?=
+CATEGORIES ?=
+STORE ?=
+CONFIG ?=
+SET ?=
+
+.PHONY: run test check check-static format lint types contracts bench lock clean
+
+run: .venv/ready
+	@$(BIN)/python -m flows.full \
+		$(if $(DATASET),--dataset "$(DATASET)") \
+		$(if $(WEIGHTS),--weights "$(WEIGHTS)") \
+		$(if $(CATEGORIES),--categories "$(CATEGORIES)") \
+		$(if $(STORE),--store "$(STORE)") \
+		$(if $(CONFIG),--config "$(CONFIG)") \
+		$(foreach override,$(SET),--set "$(override)")
+
+test: .venv/ready
+	$(BIN)/python -m pytest
+
+check: check-static test
+
+check-static: .venv/ready format lint types contracts
+
+format:
+	$(BIN)/ruff format --check .
+
+lint:
+	$(BIN)/ruff check .
+
+types:
+	$(BIN)/mypy
+
+contracts:
+	$(BIN)/lint-imports
+
+# The peer lives in an environment of its own, so that it burdens nobody.
+bench: .venv/ready .venv-bench/ready
+	$(BIN)/python bench/compare.py --dataset "$(DATASET)" --weights "$(WEIGHTS)" \
+		--peer-python .venv-bench/bin/python
+
+.venv-bench/ready: bench/peer-requirements.txt .venv/ready
+	@$(BIN)/uv venv --quiet --clear .venv-bench
+	@$(BIN)/uv pip install --quiet --python .venv-bench/bin/python --requirement $<
+	@touch $@
+
+# The lock holds hashes and no index addresses; it is universal (Linux and macOS, Python >= 3.11).
+lock: .venv/ready
+	$(BIN)/uv pip compile pyproject.toml --extra pipeline --group dev --universal \
+		--generate-hashes --no-emit-index-url --no-header --quiet --output-file requirements.lock
+
+.venv/ready: requirements.lock pyproject.toml
+	@test -x $(BIN)/python || { echo "making .venv"; $(PYTHON) -m venv .venv; }
+	@test -x $(BIN)/uv || $(BIN)/python -m pip install --quiet --disable-pip-version-check uv
+	@echo "installing what requirements.lock pins"
+	@$(BIN)/uv pip install --quiet --require-hashes --requirement requirements.lock
+	@$(BIN)/uv pip install --quiet --no-deps --editable .
+	@touch $@
+
+clean:
+	rm -rf .venv .venv-bench .mypy_cache .ruff_cache .pytest_cache .import_linter_cache dist

@@ -1,0 +1,118 @@
+"""Measure etstpm's student training and scoring, as bench/peer_anomalib.py measures the peer's.
+
+    python bench/own.py --dataset MVTEC_ROOT --weights WEIGHTS.pth --category bottle \
+        --batch-size 32 --epochs 3 --output result.json
+
+Training counts whole steps after the first epoch; the teacher's features, computed once for a
+whole training, are timed apart. Scoring goes from PNG files, none of them decoded before, to maps
+and scores. The limit is the same network's forward and backward over a batch that stays in memory.
+"""
+
+import argparse
+import json
+import os
+import resource
+import statistics
+import tempfile
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from etstpm.compute import Compute, choose_compute
+from etstpm.config import Config, ScoringConfig, StudentConfig
+from etstpm.dataset import image_files, scan_dataset
+from etstpm.distillation import TeacherFeatures, distil_student, matching_loss
+from etstpm.images import Pixels, load_pixels, normalise
+from etstpm.networks import FeaturePyramid, load_weights, random_pyramid
+from etstpm.scoring import score_images
+
+LIMIT_STEPS = 6
+
+
+def main() -> None:
+    """Run both measurements and write them as JSON."""
+    arguments = parse_arguments()
+    load_at_start = os.getloadavg()[0]
+    compute = choose_compute(Config())
+    with tempfile.TemporaryDirectory() as folder:
+        cache = Path(folder)
+        dataset = scan_dataset(arguments.dataset, [arguments.category], 256, cache)
+        teacher = load_weights(str(arguments.weights), None, cache=cache).build()
+        files = {
+            split: image_files(arguments.dataset, dataset.manifest, arguments.category, split)
+            for split in ("train", "test")
+        }
+        pixels = load_pixels("train", files["train"], 256, cache / "train")
+        config = StudentConfig(batch_size=arguments.batch_size, epochs=arguments.epochs)
+        training = measure_training(teacher, pixels, config, compute)
+        student = random_pyramid(0).eval()
+
+        def score() -> None:
+            test = load_pixels("test", files["test"], 256, Path(tempfile.mkdtemp(dir=folder)))
+            score_images(teacher, student, test, ScoringConfig(), compute=compute, name="test")
+
+        score()
+        seconds = seconds_of(score)
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
+    result = {
+        "training": training,
+        "scoring": {"images_per_second": len(files["test"]) / seconds},
+        "peak_rss_mb": peak,
+        "load_at_start": load_at_start,
+        "compute": compute.describe(),
+    }
+    arguments.output.write_text(json.dumps(result, indent=1) + "\n")
+
+
+def measure_training(
+    teacher: FeaturePyramid, pixels: Pixels, config: StudentConfig, compute: Compute
+) -> dict[str, float]:
+    """Images per second of the student's loop, of its limit, and of the teacher's one pass."""
+    distilled = distil_student(teacher, pixels, config, seed=0, compute=compute, name="bench")
+    images = len(pixels) - round(len(pixels) * config.validation_fraction)
+    epochs = [record.seconds for record in distilled.history[1:]]
+    rows = np.arange(config.batch_size)
+    batch = normalise(pixels[rows], compute.device)
+    target = TeacherFeatures(teacher, pixels[rows], compute).batch(rows)
+    student = random_pyramid(0).to(memory_format=torch.channels_last)
+
+    def step() -> None:
+        with compute.autocast():
+            output = student(batch)
+        matching_loss(target, output).backward()  # type: ignore[no-untyped-call]
+        student.zero_grad()
+
+    step()
+    return {
+        "images_per_second": images / statistics.median(epochs),
+        "limit_images_per_second": config.batch_size
+        / statistics.median(seconds_of(step) for _ in range(LIMIT_STEPS)),
+        "teacher_pass_images_per_second": len(pixels)
+        / seconds_of(lambda: TeacherFeatures(teacher, pixels, compute)),
+    }
+
+
+def seconds_of(work: Callable[[], object]) -> float:
+    """Wall seconds of one call."""
+    started = time.perf_counter()
+    work()
+    return time.perf_counter() - started
+
+
+def parse_arguments() -> argparse.Namespace:
+    """The command line."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else None)
+    parser.add_argument("--dataset", type=Path, required=True, help="MVTec AD root")
+    parser.add_argument("--weights", type=Path, required=True, help="ResNet-18 state dict")
+    parser.add_argument("--category", default="bottle")
+    parser.add_argument("--batch-size", type=int, default=32, help="images")
+    parser.add_argument("--epochs", type=int, default=3, help="the first one warms up")
+    parser.add_argument("--output", type=Path, required=True, help="JSON file to write")
+    return parser.parse_args()
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,234 @@
+"""What a run is made from: frozen pydantic models, unknown keys rejected.
+
+Every value here enters the digest of the artifacts that depend on it. What belongs to the machine
+and not to the experiment (cache folder, number of decoding threads) is in `etstpm.settings`.
+"""
+
+import hashlib
+import json
+import tomllib
+from collections.abc import Mapping, Sequence
+from importlib import resources
+from pathlib import Path
+from typing import Annotated, Any, Literal, Self
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
+
+from etstpm.errors import ConfigError
+
+PositiveInt = Annotated[int, Field(ge=1)]
+Fraction = Annotated[float, Field(gt=0.0, lt=1.0)]
+
+
+class Section(BaseModel):
+    """A frozen part of the config that knows its own digest."""
+
+    model_config = ConfigDict(
+        frozen=True, extra="forbid", validate_default=True, allow_inf_nan=False
+    )
+
+    def digest(self) -> str:
+        """SHA-256 of the section's canonical JSON, 64 hexadecimal digits."""
+        return digest_of(self.model_dump(mode="json"))
+
+
+class DatasetConfig(Section):
+    """Which images."""
+
+    root: str | None = Field(
+        None, description="Folder in MVTec AD layout. Empty: the drawn sample is used."
+    )
+    categories: tuple[str, ...] | None = Field(
+        None, description="Categories to run. Empty: every category that the root holds."
+    )
+    image_size: Annotated[int, Field(ge=32, le=2048, multiple_of=16)] = Field(
+        256, description="Side in pixels that images are resized to (Wang et al. 2021: 256)."
+    )
+
+    @field_validator("categories", mode="before")
+    @classmethod
+    def _split_commas(cls, value: object) -> object:
+        if isinstance(value, str):
+            value = tuple(name.strip() for name in value.split(",") if name.strip())
+        return value or None
+
+
+class TeacherConfig(Section):
+    """Where the teacher's weights come from and how it is fine-tuned."""
+
+    weights: str | None = Field(
+        None,
+        description="Path or fsspec URI of ResNet-18 weights. Empty: torchvision's IMAGENET1K_V1 "
+        "is downloaded. 'random': a seeded random network, for the drawn sample only.",
+    )
+    weights_sha256: Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")] | None = Field(
+        None, description="SHA-256 the weights file must have. Empty: a hash that etstpm knows."
+    )
+    mode: Literal["imagenet", "classification"] = Field(
+        "imagenet",
+        description="'imagenet': the weights as they are (Wang et al. 2021). 'classification': "
+        "fine-tuned to tell the categories apart on train/good (Zolfaghari and Sajedi 2022).",
+    )
+    epochs: PositiveInt = Field(5, description="Epochs of fine-tuning at the most.")
+    batch_size: PositiveInt = Field(32, description="Images a step of fine-tuning.")
+    learning_rate: Annotated[float, Field(gt=0.0)] = Field(
+        1e-4, description="AdamW's learning rate for the pyramid; its head learns ten times faster."
+    )
+    validation_fraction: Fraction = Field(
+        0.1, description="Share of each category's train/good held out to choose the epoch."
+    )
+
+
+class StudentConfig(Section):
+    """How a student is distilled."""
+
+    epochs: PositiveInt = Field(30, description="Passes over the category's training images.")
+    batch_size: PositiveInt = Field(8, description="Images a step.")
+    loss: Literal["l2", "l1-cosine"] = Field(
+        "l2",
+        description="'l2': half the squared distance of the normalised features (Wang et al. "
+        "2021, eq. 2). 'l1-cosine': L1 norm with cosine similarity (as said of ET-STPM).",
+    )
+    optimiser: Literal["adamw", "sgd"] = Field("adamw", description="Which optimiser.")
+    learning_rate: Annotated[float, Field(gt=0.0)] = Field(
+        2e-3, description="Highest learning rate (Wang et al. 2021: 0.4 with SGD)."
+    )
+    weight_decay: Annotated[float, Field(ge=0.0)] = Field(1e-4, description="Weight decay.")
+    momentum: Annotated[float, Field(ge=0.0, lt=1.0)] = Field(0.9, description="SGD's momentum.")
+    schedule: Literal["one-cycle", "constant"] = Field(
+        "one-cycle", description="'one-cycle': up and down once over the whole training."
+    )
+    validation_fraction: Fraction = Field(
+        0.1, description="Share of train/good held out: chooses the epoch, sets the threshold."
+    )
+
+
+class ScoringConfig(Section):
+    """How feature distances become maps, scores and decisions."""
+
+    fusion: Literal["product", "sum"] = Field(
+        "product", description="How the three layers' distance maps meet (Wang et al. 2021)."
+    )
+    smoothing_sigma: Annotated[float, Field(ge=0.0, le=32.0)] = Field(
+        0.0, description="Gaussian smoothing of the anomaly map, in pixels. 0: none."
+    )
+    batch_size: PositiveInt = Field(16, description="Images a forward pass.")
+    false_alarm_rate: Fraction = Field(
+        0.05,
+        description="Share of good images that may be called defective: the threshold is this "
+        "quantile of the held-out good images' scores, never taken from test labels.",
+    )
+
+
+class Config(Section):
+    """A whole run."""
+
+    dataset: DatasetConfig = DatasetConfig()
+    teacher: TeacherConfig = TeacherConfig()
+    student: StudentConfig = StudentConfig()
+    scoring: ScoringConfig = ScoringConfig()
+    store: str = Field("./etstpm-store", description="Folder or fsspec URI of all results.")
+    seed: Annotated[int, Field(ge=0, lt=2**31)] = Field(0, description="Seeds all randomness.")
+    device: Annotated[str, Field(pattern=r"^(auto|cpu|mps|cuda(:\d+)?)$")] = Field(
+        "auto", description="'auto': CUDA where there is one, else the CPU."
+    )
+    precision: Literal["auto", "float32", "bfloat16"] = Field(
+        "auto",
+        description="Of the convolutions; normalisation, loss and metrics are float32 or better. "
+        "'auto': bfloat16 where the hardware multiplies it natively, else float32.",
+    )
+
+    @classmethod
+    def load(
+        cls,
+        source: str | Path | None = None,
+        overrides: Sequence[str] = (),
+        given: Mapping[str, str] | None = None,
+    ) -> Self:
+        """Read a preset's name or a TOML file, then apply `section.key=value` overrides.
+
+        `given` maps such keys to values that are taken as they are, never read as TOML: paths.
+        Raises `ConfigError` with one line per fault: file, key, value, what is allowed.
+        """
+        values = _read_toml(source) if source is not None else {}
+        for override in overrides:
+            _apply_override(values, override)
+        for key, value in (given or {}).items():
+            _set(values, key, value)
+        try:
+            return cls.model_validate(values)
+        except ValidationError as error:
+            raise ConfigError(_explain(error, str(source or "the config"))) from None
+
+
+def digest_of(value: object) -> str:
+    """SHA-256 of a JSON value in canonical form (sorted keys, no blanks), 64 hex digits."""
+    text = json.dumps(value, sort_keys=True, separators=(",", ":"), ensure_ascii=False)
+    return hashlib.sha256(text.encode()).hexdigest()
+
+
+def preset_names() -> list[str]:
+    """Names of the presets that come with the package, sorted."""
+    folder = resources.files("etstpm") / "presets"
+    return sorted(entry.name[:-5] for entry in folder.iterdir() if entry.name.endswith(".toml"))
+
+
+def _read_toml(source: str | Path) -> dict[str, Any]:
+    path = Path(source)
+    if path.suffix != ".toml" and str(source) in preset_names():
+        text = (resources.files("etstpm") / "presets" / f"{source}.toml").read_text("utf-8")
+    else:
+        try:
+            text = path.read_text("utf-8")
+        except (OSError, UnicodeDecodeError) as error:
+            reason = getattr(error, "strerror", None) or "not UTF-8 text"
+            raise ConfigError(
+                f"config {str(source)!r} cannot be read ({reason}); give a TOML file or one of "
+                f"the presets {', '.join(preset_names())}"
+            ) from None
+    try:
+        return tomllib.loads(text)
+    except tomllib.TOMLDecodeError as error:
+        raise ConfigError(f"config {str(source)!r} is not TOML: {error}; mend that line") from None
+
+
+def _apply_override(values: dict[str, Any], override: str) -> None:
+    name, equals, text = override.partition("=")
+    if not equals or not name.strip():
+        raise ConfigError(
+            f"override {override!r} is not of the form section.key=value, "
+            "as in --set student.epochs=30"
+        )
+    _set(values, name.strip(), _parse_value(text))
+
+
+def _set(values: dict[str, Any], name: str, value: object) -> None:
+    *parents, key = name.split(".")
+    section: Any = values
+    for parent in parents:
+        section = section.setdefault(parent, {})
+        if not isinstance(section, dict):
+            raise ConfigError(f"override {name!r}: {parent!r} is a value, not a section")
+    section[key] = value
+
+
+def _parse_value(text: str) -> Any:
+    """A TOML value where the text is one (30, 0.4, true, ["a", "b"]), else the text itself."""
+    try:
+        return tomllib.loads(f"value = {text}")["value"]
+    except tomllib.TOMLDecodeError:
+        return text or None
+
+
+def _explain(error: ValidationError, source: str) -> str:
+    return "; ".join(_explain_fault(fault, source) for fault in error.errors())
+
+
+def _explain_fault(fault: Mapping[str, Any], source: str) -> str:
+    key = ".".join(str(part) for part in fault["loc"])
+    if fault["type"] == "extra_forbidden":
+        section: Any = Config
+        for part in fault["loc"][:-1]:
+            section = section.model_fields[part].annotation
+        return f"{source}: no such key {key!r}; known there: {', '.join(section.model_fields)}"
+    return f"{source}: {key} = {fault['input']!r} is refused: {fault['msg'].lower()}"

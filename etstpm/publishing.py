@@ -1,0 +1,273 @@
+"""A run's tables: each one file, put whole, and `run.json` last."""
+
+import tempfile
+from collections.abc import Iterator, Mapping
+from dataclasses import asdict, dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from etstpm.catalog import ET_STPM_MEAN, STPM_PUBLISHED, Published
+from etstpm.config import Config
+from etstpm.storage import Artifact, Store, file_sha256
+from etstpm.tables import IMAGE_SCORES, METRICS, SCHEMA_VERSION, write_parquet
+
+PROTOCOL = "paper-256"
+MEAN = "mean"
+LEVELS = ("image", "pixel")
+WHY_UNDEFINED = "only one class among the test images: AUROC is not defined"
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What became of a category: the key of its scores, or why it failed."""
+
+    category: str
+    scores_key: str | None = None
+    failure: str | None = None
+
+
+@dataclass(frozen=True)
+class SummaryRow:
+    """One line of the table that a person sees."""
+
+    category: str
+    image_auroc: float | None
+    pixel_auroc: float | None
+    published: Published | None
+    seconds: float | None
+    """Time to train and score; None where both were there already."""
+    failure: str | None = None
+
+    def display(self) -> dict[str, str]:
+        """The row's cells as text, by column."""
+        published = self.published
+        return {
+            "category": self.category,
+            "image AUROC": _number(self.image_auroc, self.failure),
+            "pixel AUROC": _number(self.pixel_auroc, self.failure),
+            "published image": _number(published.image_auroc) if published else "-",
+            "published pixel": _number(published.pixel_auroc) if published else "-",
+            "seconds": self._seconds(),
+        }
+
+    def _seconds(self) -> str:
+        if self.failure is not None:
+            return "-"
+        return "reused" if self.seconds is None else f"{self.seconds:.0f}"
+
+
+@dataclass(frozen=True)
+class Run:
+    """A published run."""
+
+    run_id: str
+    is_complete: bool
+    summary: list[SummaryRow]
+    files: dict[str, str]
+    """Name of each table to its address."""
+
+
+def publish_run(
+    store: Store,
+    config: Config,
+    *,
+    run_id: str,
+    started_at: datetime,
+    dataset_key: str,
+    teacher_key: str,
+    outcomes: list[Outcome],
+) -> Run:
+    """Write both tables and then `runs/<id>/run.json`; equal inputs write equal tables.
+
+    A table is one file with a row group a category, put in one piece: a reader who globs sees all
+    of a run's table or nothing of it, on a file system as on S3. Published again under the same
+    run id, the same files are replaced.
+    """
+    artifacts = {
+        outcome.category: store.get(outcome.scores_key)
+        for outcome in outcomes
+        if outcome.scores_key is not None
+    }
+    keys = {
+        name: f"tables/{name}/run_id={run_id}/{name}.parquet"
+        for name in ("image_scores", "metrics")
+    }
+    files = {}
+    created_at = datetime.now(UTC)
+    metrics = _metric_rows(
+        config,
+        run_id=run_id,
+        created_at=created_at,
+        dataset_key=dataset_key,
+        teacher_key=teacher_key,
+        outcomes=outcomes,
+        artifacts=artifacts,
+    )
+    with tempfile.TemporaryDirectory(prefix="etstpm-") as folder:
+        paths = {name: Path(folder) / f"{name}.parquet" for name in keys}
+        rows = {
+            "image_scores": write_parquet(
+                paths["image_scores"], IMAGE_SCORES, _score_groups(store, run_id, artifacts)
+            ),
+            "metrics": write_parquet(
+                paths["metrics"], METRICS, [pa.Table.from_pylist(metrics, schema=METRICS)]
+            ),
+        }
+        for name, key in keys.items():
+            store.put_file(paths[name], key)
+            files[name] = {"key": key, "sha256": file_sha256(paths[name]), "rows": rows[name]}
+    is_complete = all(outcome.failure is None for outcome in outcomes)
+    store.write_json(
+        f"runs/{run_id}/run.json",
+        {
+            "run_id": run_id,
+            "schema_version": SCHEMA_VERSION,
+            "status": "complete" if is_complete else "incomplete",
+            "started_at": started_at.isoformat(),
+            "created_at": created_at.isoformat(),
+            "config": config.model_dump(mode="json", exclude={"store"}),
+            "dataset": dataset_key,
+            "teacher": teacher_key,
+            "outcomes": [asdict(outcome) for outcome in outcomes],
+            "files": files,
+        },
+    )
+    if is_complete:
+        store.write_json("runs/latest.json", {"run_id": run_id})
+    return load_run(store, run_id)
+
+
+def load_run(store: Store, run_id: str) -> Run:
+    """A published run, from its `run.json`. Raises `StorageError` if there is none."""
+    record = store.read_json(f"runs/{run_id}/run.json")
+    outcomes = [Outcome(**outcome) for outcome in record["outcomes"]]
+    artifacts = {
+        outcome.category: store.get(outcome.scores_key)
+        for outcome in outcomes
+        if outcome.scores_key is not None
+    }
+    started_at = datetime.fromisoformat(record["started_at"])
+    return Run(
+        run_id,
+        record["status"] == "complete",
+        _summarise(store, outcomes, artifacts, started_at),
+        {name: store.display(file["key"]) for name, file in record["files"].items()},
+    )
+
+
+def _score_groups(
+    store: Store, run_id: str, artifacts: Mapping[str, Artifact]
+) -> Iterator[pa.Table]:
+    for artifact in artifacts.values():
+        with store.open(artifact, "image_scores.parquet") as folder:
+            # `partitioning=None`: the folders' names are addresses here, not columns.
+            table = pq.read_table(folder / "image_scores.parquet", partitioning=None)
+        yield table.append_column("run_id", pa.array([run_id] * table.num_rows))
+
+
+def _metric_rows(
+    config: Config,
+    *,
+    run_id: str,
+    created_at: datetime,
+    dataset_key: str,
+    teacher_key: str,
+    outcomes: list[Outcome],
+    artifacts: Mapping[str, Artifact],
+) -> list[dict[str, Any]]:
+    common = {
+        "run_id": run_id,
+        "protocol": PROTOCOL,
+        "metric": "auroc",
+        "seed": config.seed,
+        "teacher_digest": teacher_key.rsplit("/", 1)[-1],
+        "dataset_digest": dataset_key.rsplit("/", 1)[-1],
+        "created_at": created_at,
+    }
+    rows: list[dict[str, Any]] = []
+    for outcome in outcomes:
+        artifact = artifacts.get(outcome.category)
+        found = artifact.card["metrics"] if artifact else {}
+        for level in LEVELS:
+            value = found.get(f"{level}_auroc")
+            rows.append(
+                common
+                | {
+                    "category": outcome.category,
+                    "level": level,
+                    "value": value,
+                    "n_good": found.get("n_good"),
+                    "n_defective": found.get("n_defective"),
+                    "student_digest": _student_digest(artifact),
+                    "reason": outcome.failure or (WHY_UNDEFINED if value is None else None),
+                }
+            )
+    for level in LEVELS:
+        value = mean_of([row["value"] for row in rows if row["level"] == level])
+        reason = None if value is not None else "no category has a value"
+        rows.append(common | {"category": MEAN, "level": level, "value": value, "reason": reason})
+    return rows
+
+
+def _number(value: float | None, failure: str | None = None) -> str:
+    return "failed" if failure else "not defined" if value is None else f"{value:.3f}"
+
+
+def _student_digest(artifact: Artifact | None) -> str | None:
+    return artifact.card["student"].rsplit("/", 1)[-1] if artifact else None
+
+
+def mean_of(values: list[float | None]) -> float | None:
+    """Mean of the values that are defined; None if none is."""
+    defined = [value for value in values if value is not None]
+    return sum(defined) / len(defined) if defined else None
+
+
+def _summarise(
+    store: Store,
+    outcomes: list[Outcome],
+    artifacts: Mapping[str, Artifact],
+    started_at: datetime,
+) -> list[SummaryRow]:
+    rows = []
+    for outcome in outcomes:
+        artifact = artifacts.get(outcome.category)
+        metrics = artifact.card["metrics"] if artifact else {}
+        rows.append(
+            SummaryRow(
+                outcome.category,
+                metrics.get("image_auroc"),
+                metrics.get("pixel_auroc"),
+                STPM_PUBLISHED.get(outcome.category),
+                _seconds_spent(store, artifact, started_at) if artifact else None,
+                outcome.failure,
+            )
+        )
+    if len(rows) > 1:
+        spent = [row.seconds for row in rows if row.seconds is not None]
+        rows.append(
+            SummaryRow(
+                MEAN,
+                mean_of([row.image_auroc for row in rows]),
+                mean_of([row.pixel_auroc for row in rows]),
+                _published_mean(rows),
+                sum(spent) if spent else None,
+            )
+        )
+    return rows
+
+
+def _seconds_spent(store: Store, scores: Artifact, started_at: datetime) -> float | None:
+    """Seconds of the stages that this run did itself; None if it reused them all."""
+    cards = [scores.card, store.get(scores.card["student"]).card]
+    own = [card for card in cards if datetime.fromisoformat(card["created_at"]) >= started_at]
+    return sum(card["seconds"] for card in own) if own else None
+
+
+def _published_mean(rows: list[SummaryRow]) -> Published | None:
+    """ET-STPM's means where all fifteen categories are there: it published no others."""
+    return ET_STPM_MEAN if {row.category for row in rows} == set(STPM_PUBLISHED) else None

@@ -1,0 +1,48 @@
+"""What belongs to the machine and never changes a result: read from ETSTPM_* variables."""
+
+import os
+from functools import cache
+from pathlib import Path
+
+from pydantic import Field, ValidationError
+from pydantic_settings import BaseSettings, SettingsConfigDict
+
+from etstpm.errors import ConfigError
+
+
+def _default_cache() -> Path:
+    base = os.environ.get("XDG_CACHE_HOME")
+    return (Path(base) if base else Path.home() / ".cache") / "etstpm"
+
+
+class Settings(BaseSettings):
+    """Set by the environment: ETSTPM_CACHE=/fast/disk, ETSTPM_THREADS=8, ..."""
+
+    model_config = SettingsConfigDict(env_prefix="ETSTPM_", env_ignore_empty=True, frozen=True)
+
+    cache: Path = Field(default_factory=_default_cache, description="Decoded images, weights.")
+    threads: int = Field(
+        default_factory=lambda: (
+            len(os.sched_getaffinity(0))
+            if hasattr(os, "sched_getaffinity")
+            else os.cpu_count() or 1
+        ),
+        ge=1,
+        description="Threads that decode images.",
+    )
+    feature_cache_gib: float = Field(
+        8.0, ge=0.0, description="Teacher features are kept in memory up to this size (GiB)."
+    )
+
+
+@cache
+def settings() -> Settings:
+    """The settings of this process. Raises `ConfigError` for a variable that is refused."""
+    try:
+        return Settings()
+    except ValidationError as error:
+        faults = "; ".join(
+            f"ETSTPM_{str(fault['loc'][0]).upper()} = {fault['input']!r}: {fault['msg']}"
+            for fault in error.errors()
+        )
+        raise ConfigError(f"{faults}; correct or unset the variable") from None

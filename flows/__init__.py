@@ -1,0 +1,1 @@
+"""Prefect flows: the wiring of the stages, and the command that runs them."""

@@ -1,0 +1,95 @@
+"""`python -m flows.full`: options to config, the flow against a Prefect server, the table.
+
+Exit codes: 0 all categories published, 1 some failed, 2 a fault that the user can mend.
+"""
+
+import sys
+from typing import Annotated, Any
+
+import typer
+from rich.console import Console
+from rich.table import Table
+
+from etstpm.config import Config
+from etstpm.errors import EtstpmError
+from flows.embedded import begin, connected
+
+SAMPLE_NOTICE = """\
+No dataset was given: running on the drawn sample (three products that do not exist).
+For real images: make run DATASET=/data/mvtec_ad WEIGHTS=/data/resnet18-f37072fd.pth"""
+
+Text = Annotated[str | None, typer.Option()]
+
+
+def run(
+    source: Annotated[
+        str | None, typer.Option("--config", help="A preset's name or a TOML file.")
+    ] = None,
+    dataset: Annotated[str | None, typer.Option(help="Folder in MVTec AD layout.")] = None,
+    weights: Annotated[
+        str | None, typer.Option(help="ResNet-18 weights: a path or fsspec URI.")
+    ] = None,
+    categories: Annotated[str | None, typer.Option(help="Comma-separated names.")] = None,
+    store: Annotated[str | None, typer.Option(help="Folder or fsspec URI of the results.")] = None,
+    set_: Annotated[
+        list[str] | None, typer.Option("--set", help="section.key=value, as student.epochs=30")
+    ] = None,
+) -> None:
+    """Train, score and publish: one command from a folder of images to Parquet tables."""
+    options = {
+        "dataset.root": dataset,
+        "dataset.categories": categories,
+        "teacher.weights": weights,
+        "store": store,
+    }
+    given = {key: value for key, value in options.items() if value is not None}
+    overrides = set_ or []
+    is_sample = dataset is None and source is None and not _sets(overrides, "dataset.root")
+    config = Config.load(source or ("sample" if is_sample else "default"), overrides, given)
+    if is_sample:
+        sys.stderr.write(SAMPLE_NOTICE + "\n")
+    raise typer.Exit(_execute(config))
+
+
+def _sets(overrides: list[str], key: str) -> bool:
+    return any(override.partition("=")[0].strip() == key for override in overrides)
+
+
+def _execute(config: Config) -> int:
+    server = begin()  # boots while torch is imported
+    from etstpm.publishing import load_run
+    from etstpm.storage import Store
+    from flows.full import etstpm
+
+    with connected(server):
+        state = etstpm(config, return_state=True)
+    result: Any = state.result(raise_on_failure=False)
+    if isinstance(result, EtstpmError):
+        raise result
+    if not isinstance(result, str):
+        sys.stderr.write(f"etstpm: the flow ended {state.name}: {state.message}\n")
+        return 1
+    store = Store(config.store)
+    run = load_run(store, result)
+    console = Console()
+    table = Table(*run.summary[0].display(), title=f"run {run.run_id}")
+    for row in run.summary:
+        table.add_row(*row.display().values())
+    console.print(table)
+    for name, address in run.files.items():
+        console.print(f"{name:<13} {address}", highlight=False, soft_wrap=True)
+    reader = f"import pandas; print(pandas.read_parquet('{run.files['metrics']}'))"
+    console.print(f'{"open with":<13} python -c "{reader}"', highlight=False, soft_wrap=True)
+    for row in run.summary:
+        if row.failure is not None:
+            sys.stderr.write(f"etstpm: {row.category} failed: {row.failure}\n")
+    return 0 if run.is_complete else 1
+
+
+def main() -> None:
+    """Run the command; a fault that the user can mend is one line and exit code 2."""
+    try:
+        typer.run(run)
+    except EtstpmError as error:
+        sys.stderr.write(f"etstpm: {error}\n")
+        sys.exit(error.exit_code)

@@ -1,0 +1,172 @@
+"""A Prefect server for one run on one machine, where the user has set up none.
+
+Prefect can start one by itself, but that one outlives a killed flow, gives up after 20 s, and makes
+the flow's process import the whole server first. This one is the same application; it boots while
+torch is imported, and it ends when the process that started it has ended, however that happened.
+"""
+
+import atexit
+import logging
+import os
+import signal
+import socket
+import subprocess
+import sys
+import threading
+import time
+import urllib.error
+import urllib.request
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+from etstpm.errors import EtstpmError
+
+START_SECONDS = 180.0  # 7 s on an idle machine, 15 s the first time, and a busy one takes its time
+STOP_SECONDS = 5.0
+
+# Read by Prefect when it is first imported. What the user has set stands.
+QUIET = {
+    "DO_NOT_TRACK": "1",
+    "PREFECT_SERVER_ANALYTICS_ENABLED": "false",
+    "PREFECT_LOGGING_HANDLERS_CONSOLE_LEVEL": "WARNING",  # the API still gets every record
+}
+
+# Nothing is scheduled, watched or looked at while the server is only there for this one run.
+SERVER = {
+    "PREFECT_LOGGING_LEVEL": "ERROR",
+    "PREFECT_SERVER_LOGGING_LEVEL": "ERROR",
+    "PREFECT_SERVER_UI_ENABLED": "false",
+    "PREFECT_SERVER_SERVICES_CANCELLATION_CLEANUP_ENABLED": "false",
+    "PREFECT_SERVER_SERVICES_FOREMAN_ENABLED": "false",
+    "PREFECT_SERVER_SERVICES_LATE_RUNS_ENABLED": "false",
+    "PREFECT_SERVER_SERVICES_PAUSE_EXPIRATIONS_ENABLED": "false",
+    "PREFECT_SERVER_SERVICES_SCHEDULER_ENABLED": "false",
+    "PREFECT_SERVER_SERVICES_TRIGGERS_ENABLED": "false",
+}
+
+
+class PrefectError(EtstpmError):
+    """Prefect's API cannot be reached, or the embedded server does not start."""
+
+
+class Server:
+    """The embedded server, as a child of this process."""
+
+    def __init__(self) -> None:
+        port = _free_port()
+        self.api = f"http://127.0.0.1:{port}/api"
+        self._process = subprocess.Popen(  # noqa: S603
+            [sys.executable, "-m", "flows.embedded", str(port)],
+            env={**os.environ, **SERVER},
+            stdin=subprocess.PIPE,
+            start_new_session=True,  # Ctrl-C is for the flow, whose last report must be received
+        )
+        # Prefect sends its last logs and events after the main thread's end and before this.
+        atexit.register(self._stop)
+
+    def wait(self) -> None:
+        """Return when the server answers. Raises `PrefectError` when it ended or is too late."""
+        opener = urllib.request.build_opener(urllib.request.ProxyHandler({}))
+        deadline = time.monotonic() + START_SECONDS
+        while time.monotonic() < deadline:
+            if self._process.poll() is not None:
+                raise PrefectError(
+                    f"Prefect's embedded server ended with code {self._process.returncode}; its "
+                    "reason is above, or set PREFECT_API_URL to a server of your own"
+                )
+            try:
+                with opener.open(f"{self.api}/health", timeout=5):
+                    return
+            except (urllib.error.URLError, OSError):
+                time.sleep(0.05)
+        raise PrefectError(
+            f"Prefect's embedded server at {self.api} did not answer within {START_SECONDS:.0f} s; "
+            "try again on a less busy machine, or set PREFECT_API_URL to a server of your own"
+        )
+
+    def _stop(self) -> None:
+        if self._process.stdin is not None:
+            self._process.stdin.close()
+        try:
+            self._process.wait(STOP_SECONDS)
+        except subprocess.TimeoutExpired:
+            self._process.kill()
+            self._process.wait()
+
+
+def begin() -> Server | None:
+    """Start the embedded server unless the user has a server; call before torch is imported.
+
+    A server is the user's own when PREFECT_API_URL is set, in the environment, the active Prefect
+    profile, a prefect.toml or a pyproject.toml.
+    """
+    for name, value in QUIET.items():
+        os.environ.setdefault(name, value)
+    for name in ("APILogWorker", "EventsWorker"):  # "Still processing items", at every exit
+        logging.getLogger(name).setLevel(logging.ERROR)
+
+    from prefect.settings import get_current_settings
+
+    return Server() if get_current_settings().api.url is None else None
+
+
+@contextmanager
+def connected(server: Server | None) -> Iterator[None]:
+    """Flows called inside run against `server`, or against the user's own where it is None.
+
+    Raises `PrefectError` in one line where that server does not answer.
+    """
+    from prefect.client.orchestration import get_client
+    from prefect.settings import (
+        PREFECT_API_URL,
+        PREFECT_FLOWS_HEARTBEAT_FREQUENCY,
+        get_current_settings,
+        temporary_settings,
+    )
+
+    if server is not None:
+        server.wait()
+        # Nobody listens for heartbeats here, and their thread costs up to a second at the end.
+        with temporary_settings(
+            {PREFECT_API_URL: server.api, PREFECT_FLOWS_HEARTBEAT_FREQUENCY: None}
+        ):
+            yield
+        return
+    with get_client(sync_client=True) as client:
+        fault = client.api_healthcheck()
+    if fault is not None:
+        raise PrefectError(
+            f"Prefect's API at {get_current_settings().api.url} does not answer ({fault}); start "
+            "it, correct PREFECT_API_URL, or unset it to run with an embedded server"
+        )
+    yield
+
+
+def _free_port() -> int:
+    with socket.socket() as listener:
+        listener.bind(("127.0.0.1", 0))
+        return int(listener.getsockname()[1])
+
+
+def _end_with_parent() -> None:
+    sys.stdin.buffer.read()  # returns when the parent has gone or has closed the other end
+    os.kill(os.getpid(), signal.SIGTERM)
+    time.sleep(STOP_SECONDS)
+    os._exit(1)
+
+
+def _serve(port: int) -> None:
+    import uvicorn
+
+    threading.Thread(target=_end_with_parent, daemon=True).start()
+    uvicorn.run(
+        "prefect.server.api.server:create_app",
+        factory=True,
+        host="127.0.0.1",
+        port=port,
+        log_level="error",
+    )
+
+
+if __name__ == "__main__":
+    _serve(int(sys.argv[1]))

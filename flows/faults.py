@@ -1,0 +1,21 @@
+"""Faults that the user can mend are one line in every log, in the UI as on the terminal."""
+
+import logging
+
+from prefect.exceptions import FailedRun
+
+from etstpm.errors import EtstpmError
+
+
+def log_faults_in_one_line() -> None:
+    """Drop the traceback from Prefect's records of an `EtstpmError`; a bug's traceback stays."""
+    for name in ("prefect.task_runs", "prefect.flow_runs", "prefect.engine"):
+        logging.getLogger(name).addFilter(_without_traceback)
+
+
+def _without_traceback(record: logging.LogRecord) -> bool:
+    fault = record.exc_info[1] if record.exc_info else None
+    if isinstance(fault, EtstpmError | FailedRun):
+        record.exc_info = record.exc_text = None
+        record.msg, record.args = str(fault), ()
+    return True

@@ -1,0 +1,72 @@
+"""The flow `etstpm`: validate, teacher, students, scores, tables. One screen names the pipeline.
+
+    python -m flows.full --config default --dataset /data/mvtec_ad --set student.epochs=30
+
+With a Prefect server configured it reports there, else to one that lives as long as the run.
+"""
+
+if __name__ == "__main__":
+    # The command starts Prefect's server first, so that it boots while torch is imported below.
+    from flows.command import main
+
+    main()
+    raise SystemExit
+
+from datetime import UTC, datetime
+
+from prefect import flow
+from prefect.client.schemas.objects import State
+from prefect.runtime import flow_run
+from prefect.states import Completed, Failed
+
+from etstpm.config import Config
+from etstpm.publishing import Outcome
+from etstpm.stages import categories_of
+from etstpm.storage import Store
+from flows.faults import log_faults_in_one_line
+from tasks.dataset import validate
+from tasks.publish import publish
+from tasks.student import distil_student, score_category
+from tasks.teacher import prepare_teacher
+
+log_faults_in_one_line()
+
+
+@flow(name="etstpm", flow_run_name="etstpm {config.store}")
+def etstpm(config: Config) -> State:
+    """From a folder of images to published tables; ends failed if a category has failed."""
+    started_at = datetime.now(UTC)
+    dataset = validate(config)
+    teacher = prepare_teacher(config, dataset)
+    outcomes = [
+        train_and_score(config, dataset, teacher, category)
+        for category in categories_of(Store(config.store), dataset)
+    ]
+    run_id = publish(config, new_run_id(), started_at, dataset, teacher, outcomes)
+    failed = [f"{o.category} ({o.failure})" for o in outcomes if o.failure is not None]
+    if failed:
+        return Failed(message=f"run {run_id} is incomplete: {'; '.join(failed)}", data=run_id)
+    return Completed(message=f"run {run_id} is complete", data=run_id)
+
+
+def train_and_score(config: Config, dataset: str, teacher: str, category: str) -> Outcome:
+    """One category from its images to its scores; a failure is its own and stops no other."""
+    student = distil_student(config, dataset, teacher, category, return_state=True)
+    if not student.is_completed():
+        return Outcome(category, failure=reason_of(student))
+    scores = score_category(config, dataset, student.result(), category, return_state=True)
+    if not scores.is_completed():
+        return Outcome(category, failure=reason_of(scores))
+    return Outcome(category, scores_key=scores.result())
+
+
+def reason_of(state: State) -> str:
+    """Why a task failed, in one line."""
+    error = state.result(raise_on_failure=False)
+    return str(error).splitlines()[0] if str(error) else type(error).__name__
+
+
+def new_run_id() -> str:
+    """Time of the flow run's schedule and the start of its id: a retried flow run keeps it."""
+    scheduled = flow_run.get_scheduled_start_time() or datetime.now(UTC)
+    return f"{scheduled:%Y%m%dT%H%M%SZ}-{str(flow_run.get_id())[:8]}"

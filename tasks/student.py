@@ -1,0 +1,23 @@
+"""A category's tasks: distil its student, score its test images."""
+
+from prefect import task
+
+from etstpm import stages
+from etstpm.config import Config
+from etstpm.storage import Store
+from tasks.artifacts import show_hardest
+
+
+@task(name="student", task_run_name="student {category}")
+def distil_student(config: Config, dataset_key: str, teacher_key: str, category: str) -> str:
+    """Distil one category's student; key of its weights."""
+    return stages.student(config, Store(config.store), dataset_key, teacher_key, category)
+
+
+@task(name="scores", task_run_name="scores {category}")
+def score_category(config: Config, dataset_key: str, student_key: str, category: str) -> str:
+    """Score one category's test images; key of their scores."""
+    store = Store(config.store)
+    key = stages.scores(config, store, dataset_key, student_key, category)
+    show_hardest(store, key, category)
+    return key

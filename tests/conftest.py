@@ -1,0 +1,55 @@
+"""What all tests share: a drawn dataset, a cache of one's own, and the real data where it lies."""
+
+import os
+import shutil
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from etstpm.sample import draw_sample
+from etstpm.settings import settings
+
+pytest_plugins = ["tests.prefect_server"]
+
+
+@pytest.fixture(autouse=True)
+def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
+    """The folder that ETSTPM_CACHE names in this test: new and empty, never the user's."""
+    folder = tmp_path / "etstpm-cache"
+    monkeypatch.setenv("ETSTPM_CACHE", str(folder))
+    settings.cache_clear()
+    yield folder
+    settings.cache_clear()
+
+
+@pytest.fixture(scope="session")
+def drawn(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The drawn sample, tiny: 3 categories of 4 train, 2 test/good and 3 x 1 defective, 64x64.
+
+    One for all tests, to be read only: a test that breaks something takes `dataset`.
+    """
+    root = tmp_path_factory.mktemp("drawn") / "sample"
+    draw_sample(root, image_size=64, train=4, test_good=2, per_defect=1)
+    return root
+
+
+@pytest.fixture
+def dataset(drawn: Path, tmp_path: Path) -> Path:
+    """A copy of the drawn sample that the test may change."""
+    root = tmp_path / "dataset"
+    shutil.copytree(drawn, root)
+    return root
+
+
+@pytest.fixture(scope="session")
+def real_data() -> Path:
+    """The folder with mvtec_ad/ and weights/ that ETSTPM_REAL_DATA names."""
+    name = os.environ.get("ETSTPM_REAL_DATA")
+    if not name:
+        pytest.skip("needs real images: set ETSTPM_REAL_DATA to a folder with mvtec_ad/, weights/")
+    root = Path(name)
+    for part in ("mvtec_ad", "weights"):
+        if not (root / part).is_dir():
+            pytest.fail(f"ETSTPM_REAL_DATA={root}: no folder {part}/ in it")
+    return root

@@ -1,0 +1,69 @@
+import os
+import sys
+
+import pytest
+import torch
+import torch.nn.functional as F
+
+from etstpm.compute import Compute, choose_compute
+from etstpm.config import Config
+from etstpm.errors import ConfigError
+
+HAS_CUDA = torch.cuda.is_available()
+
+
+def choose(*overrides: str) -> Compute:
+    return choose_compute(Config.load(None, overrides))
+
+
+def test_auto_takes_cuda_where_there_is_one() -> None:
+    assert choose().device == torch.device("cuda" if HAS_CUDA else "cpu")
+    assert choose("device=cpu").device == torch.device("cpu")
+
+
+def test_a_cuda_device_that_is_not_there_is_refused() -> None:
+    count = torch.cuda.device_count()
+    with pytest.raises(ConfigError, match=rf"device 'cuda:{count}': .* has {count} CUDA devices"):
+        choose(f"device=cuda:{count}")
+
+
+@pytest.mark.skipif(HAS_CUDA, reason="has CUDA")
+def test_cuda_is_refused_where_there_is_none() -> None:
+    with pytest.raises(ConfigError, match="0 CUDA devices; use --set device=auto"):
+        choose("device=cuda")
+
+
+@pytest.mark.skipif(torch.backends.mps.is_available(), reason="has Apple's GPU")
+def test_mps_is_refused_where_there_is_none() -> None:
+    with pytest.raises(ConfigError, match="'mps' is not available here; use --set device=auto"):
+        choose("device=mps")
+
+
+@pytest.mark.parametrize("name", ["float32", "bfloat16"])
+def test_convolutions_have_the_precision_asked_for(name: str) -> None:
+    compute = choose("device=cpu", f"precision={name}")
+    images, kernel = torch.rand(1, 3, 8, 8), torch.rand(4, 3, 3, 3)
+    with compute.autocast():
+        result = F.conv2d(images, kernel)
+    assert result.dtype is getattr(torch, name)
+    assert F.conv2d(images, kernel).dtype is torch.float32
+    assert compute.describe()["precision"] == name
+    assert compute.describe()["device"] == "cpu"
+    assert compute.describe()["device_name"].strip()
+
+
+def test_auto_precision_is_bfloat16_only_where_the_cpu_has_it() -> None:
+    """torch reads CPUID where this project reads /proc/cpuinfo."""
+    supported = torch.cpu._is_avx512_bf16_supported() or torch.cpu._is_amx_tile_supported()
+    if "ONEDNN_MAX_CPU_ISA" in os.environ or not sys.platform.startswith("linux"):
+        pytest.skip("the CPU is not used as it is")
+    expected = torch.bfloat16 if supported else torch.float32
+    assert choose("device=cpu").precision is expected
+
+
+@pytest.mark.parametrize("limit", ["AVX2", "AVX2_VNNI", "AVX512_CORE", "avx512_core_vnni"])
+def test_auto_precision_is_float32_where_onednn_may_not_use_it(
+    monkeypatch: pytest.MonkeyPatch, limit: str
+) -> None:
+    monkeypatch.setenv("ONEDNN_MAX_CPU_ISA", limit)
+    assert choose("device=cpu").precision is torch.float32

@@ -1,0 +1,298 @@
+"""The matching loss against loops, the split's properties, the student's loop on tiny images."""
+
+from collections.abc import Iterator
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+
+from etstpm.compute import Compute
+from etstpm.config import StudentConfig
+from etstpm.distillation import (
+    DistilledStudent,
+    TeacherFeatures,
+    distance_maps,
+    distil_student,
+    matching_loss,
+    split_train_validation,
+    validate,
+)
+from etstpm.errors import TrainingError
+from etstpm.images import Pixels
+from etstpm.networks import FeaturePyramid, Pyramid, freeze, normalise_features, random_pyramid
+from etstpm.settings import settings
+
+CPU = Compute(torch.device("cpu"), torch.float32)
+SHORT = StudentConfig(epochs=3, batch_size=2)
+
+
+def draw_features(seed: int) -> Pyramid:
+    """Three layers of signed features for two images of 64x64."""
+    generator = torch.Generator().manual_seed(seed)
+    layer1, layer2, layer3 = (
+        torch.randn((2, channels, side, side), generator=generator)
+        for channels, side in ((64, 16), (128, 8), (256, 4))
+    )
+    return layer1, layer2, layer3
+
+
+def draw_images(seed: int, count: int = 6) -> Pixels:
+    """Smooth blotches of one hue, slightly different in each image."""
+    rng = np.random.default_rng(seed)
+    coarse = rng.integers(60, 200, (1, 8, 8, 3)) + rng.integers(-25, 25, (count, 8, 8, 3))
+    return coarse.repeat(8, axis=1).repeat(8, axis=2).astype(np.uint8)
+
+
+@pytest.fixture(scope="module")
+def teacher() -> FeaturePyramid:
+    return freeze(random_pyramid(100))
+
+
+@pytest.fixture
+def without_feature_cache(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    monkeypatch.setenv("ETSTPM_FEATURE_CACHE_GIB", "0")
+    settings.cache_clear()
+    yield
+    monkeypatch.undo()
+    settings.cache_clear()
+
+
+def unit(features: Pyramid) -> list[np.ndarray]:
+    return [
+        layer / np.linalg.norm(layer, axis=1, keepdims=True)
+        for layer in (feature.double().numpy() for feature in features)
+    ]
+
+
+def state_of(network: FeaturePyramid) -> dict[str, torch.Tensor]:
+    return {name: tensor.clone() for name, tensor in network.state_dict().items()}
+
+
+def numbers_of(distilled: DistilledStudent) -> list[tuple[float, float, float]]:
+    """The history without the time it took."""
+    return [(r.loss, r.validation_map, r.learning_rate) for r in distilled.history]
+
+
+def are_equal(one: dict[str, torch.Tensor], other: dict[str, torch.Tensor]) -> bool:
+    return one.keys() == other.keys() and all(torch.equal(one[k], other[k]) for k in one)
+
+
+def test_l2_loss_is_a_plain_double_loop() -> None:
+    teacher, student = draw_features(0), draw_features(1)
+    expected = 0.0
+    for target, feature in zip(unit(teacher), unit(student), strict=True):
+        count, _, height, width = target.shape
+        for image in range(count):
+            for row in range(height):
+                for column in range(width):
+                    difference = feature[image, :, row, column] - target[image, :, row, column]
+                    expected += 0.5 * float(difference @ difference) / (count * height * width)
+    loss = matching_loss(normalise_features(teacher), student, "l2")
+    assert loss.dtype is torch.float32
+    assert loss.item() == pytest.approx(expected, rel=1e-5)
+
+
+def test_l2_loss_is_one_minus_the_cosine() -> None:
+    teacher, student = draw_features(2), draw_features(3)
+    cosines = [(a * b).sum(1).mean() for a, b in zip(unit(teacher), unit(student), strict=True)]
+    loss = matching_loss(normalise_features(teacher), student, "l2")
+    assert loss.item() == pytest.approx(sum(1 - cosine for cosine in cosines), rel=1e-5)
+
+
+def test_l1_cosine_loss_is_numpys() -> None:
+    teacher, student = draw_features(4), draw_features(5)
+    expected = sum(
+        np.abs(a - b).sum(1).mean() + 1 - (a * b).sum(1).mean()
+        for a, b in zip(unit(teacher), unit(student), strict=True)
+    )
+    loss = matching_loss(normalise_features(teacher), student, "l1-cosine")
+    assert loss.item() == pytest.approx(expected, rel=1e-5)
+
+
+def test_losses_do_not_depend_on_the_students_scale() -> None:
+    teacher, student = normalise_features(draw_features(6)), draw_features(7)
+    layer1, layer2, layer3 = (1000 * layer for layer in student)
+    for kind in ("l2", "l1-cosine"):
+        scaled = matching_loss(teacher, (layer1, layer2, layer3), kind)
+        assert scaled.item() == pytest.approx(
+            matching_loss(teacher, student, kind).item(), rel=1e-5
+        )
+
+
+@pytest.mark.parametrize("kind", ["l2", "l1-cosine"])
+@pytest.mark.parametrize("is_dead", [False, True], ids=["no difference", "all features zero"])
+def test_gradient_is_finite_where_a_square_root_has_none(kind: str, is_dead: bool) -> None:
+    features = draw_features(8)
+    layer1, layer2, layer3 = (
+        (torch.zeros_like(f) if is_dead else f.clone()).requires_grad_() for f in features
+    )
+    loss = matching_loss(normalise_features(features), (layer1, layer2, layer3), kind)
+    gradients = torch.autograd.grad(loss, (layer1, layer2, layer3))
+    assert all(bool(torch.isfinite(gradient).all()) for gradient in gradients)
+    if not is_dead:
+        assert loss.item() == pytest.approx(0, abs=1e-5)
+
+
+def test_distance_maps_are_numpys_and_reach_both_ends() -> None:
+    teacher, student = draw_features(9), draw_features(10)
+    maps = distance_maps(normalise_features(teacher), student)
+    for found, a, b in zip(maps, unit(teacher), unit(student), strict=True):
+        assert found.dtype is torch.float32
+        assert np.allclose(found.numpy(), 1 - (a * b).sum(1), atol=1e-6)
+    layer1, layer2, layer3 = (-layer for layer in teacher)
+    opposite = distance_maps(normalise_features(teacher), (layer1, layer2, layer3))
+    same = distance_maps(normalise_features(teacher), teacher)
+    for far, near in zip(opposite, same, strict=True):
+        assert torch.allclose(far, torch.full_like(far, 2.0), atol=1e-5)
+        assert torch.equal(near, torch.zeros_like(near))
+
+
+@given(st.integers(2, 500), st.floats(0.001, 0.999), st.integers(0, 2**31 - 1))
+def test_split_is_disjoint_complete_and_never_empty(count: int, share: float, seed: int) -> None:
+    training, held_out = split_train_validation(count, share, seed)
+    assert sorted([*training, *held_out]) == list(range(count))
+    assert len(training) >= 1
+    assert len(held_out) >= 1
+    assert abs(len(held_out) - share * count) <= 1
+
+
+def test_split_depends_on_its_arguments_alone() -> None:
+    np.random.seed(1)
+    torch.manual_seed(1)
+    first = split_train_validation(40, 0.25, 7)
+    np.random.seed(2)
+    torch.manual_seed(2)
+    again, other = split_train_validation(40, 0.25, 7), split_train_validation(40, 0.25, 8)
+    assert np.array_equal(first[0], again[0])
+    assert np.array_equal(first[1], again[1])
+    assert not np.array_equal(first[1], other[1])
+    assert len(first[1]) == 10
+
+
+def test_kept_features_are_the_computed_ones_to_float16(
+    teacher: FeaturePyramid, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    images = draw_images(0, count=19)  # more than one batch, the last one not full
+    kept = TeacherFeatures(teacher, images, CPU)
+    monkeypatch.setenv("ETSTPM_FEATURE_CACHE_GIB", "0")
+    settings.cache_clear()
+    computed = TeacherFeatures(teacher, images, CPU)
+    assert kept.cached is not None
+    assert computed.cached is None
+    chosen = np.array([18, 3, 16, 0])
+    for found, expected in zip(kept.batch(chosen), computed.batch(chosen), strict=True):
+        assert found.shape == expected.shape
+        assert found.dtype is expected.dtype is torch.float32
+        # Unit vectors: half a step of float16 below 1 is 2.4e-4.
+        assert torch.allclose(found, expected, atol=2.5e-4)
+        assert not torch.allclose(found, expected.flip(0), atol=1e-2)
+
+
+@pytest.mark.usefixtures("without_feature_cache")
+def test_a_student_learns_without_the_feature_cache_too(teacher: FeaturePyramid) -> None:
+    images = draw_images(0)
+    distilled = distil_student(teacher, images, SHORT, seed=0, compute=CPU, name="bottle")
+    assert distilled.history[-1].loss < distilled.history[0].loss
+
+
+def test_the_loss_falls_and_every_epoch_is_recorded(teacher: FeaturePyramid) -> None:
+    distilled = distil_student(teacher, draw_images(0), SHORT, seed=0, compute=CPU, name="bottle")
+    losses = [record.loss for record in distilled.history]
+    assert losses == sorted(losses, reverse=True)
+    assert [record.epoch for record in distilled.history] == [1, 2, 3]
+    assert max(record.learning_rate for record in distilled.history) <= SHORT.learning_rate
+    assert not distilled.pyramid.training
+    assert not any(p.requires_grad for p in distilled.pyramid.parameters())
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [{"optimiser": "sgd", "learning_rate": 0.05}, {"loss": "l1-cosine"}, {"schedule": "constant"}],
+    ids=str,
+)
+def test_every_named_choice_learns(teacher: FeaturePyramid, changes: dict[str, object]) -> None:
+    config = StudentConfig.model_validate({**SHORT.model_dump(), **changes})
+    distilled = distil_student(teacher, draw_images(0), config, seed=0, compute=CPU, name="bottle")
+    assert distilled.history[-1].loss < 0.9 * distilled.history[0].loss
+
+
+def test_same_seed_gives_the_same_bits_whatever_ran_between(teacher: FeaturePyramid) -> None:
+    images = draw_images(0)
+    torch.manual_seed(1)
+    first = distil_student(teacher, images, SHORT, seed=0, compute=CPU, name="bottle")
+    torch.manual_seed(2)
+    other = distil_student(teacher, draw_images(1), SHORT, seed=5, compute=CPU, name="screw")
+    again = distil_student(teacher, images, SHORT, seed=0, compute=CPU, name="bottle")
+    assert numbers_of(again) == numbers_of(first)
+    assert are_equal(state_of(again.pyramid), state_of(first.pyramid))
+    assert not are_equal(state_of(other.pyramid), state_of(first.pyramid))
+
+
+def test_another_seed_gives_another_student(teacher: FeaturePyramid) -> None:
+    images = draw_images(0)
+    students = [
+        distil_student(teacher, images, SHORT, seed=seed, compute=CPU, name="bottle")
+        for seed in (0, 1)
+    ]
+    one, other = (numbers_of(student) for student in students)
+    assert all(a[:2] != b[:2] for a, b in zip(one, other, strict=True))
+
+
+def test_the_best_epochs_weights_are_returned(teacher: FeaturePyramid) -> None:
+    # The held-out image is noise and unlike the others: in the end it gets worse, not better.
+    config = StudentConfig(epochs=8, batch_size=1, learning_rate=0.02, schedule="constant")
+    for seed in range(8):
+        images = draw_images(0)[:, :32, :32].copy()
+        _, held_out = split_train_validation(len(images), config.validation_fraction, seed)
+        images[held_out] = np.random.default_rng(9).integers(0, 255, (1, 32, 32, 3))
+        distilled = distil_student(teacher, images, config, seed=seed, compute=CPU, name="bottle")
+        values = [record.validation_map for record in distilled.history]
+        if values[-1] != min(values):
+            break
+    else:
+        pytest.fail("no seed has its best epoch before the last")
+    assert distilled.best_epoch == int(np.argmin(values)) + 1
+    features = TeacherFeatures(teacher, images, CPU)
+    assert validate(distilled.pyramid, features, held_out, CPU) == min(values)
+
+
+def test_validation_is_the_mean_product_map(teacher: FeaturePyramid) -> None:
+    images, student = draw_images(0), freeze(random_pyramid(1))
+    features = TeacherFeatures(teacher, images, CPU)
+    held_out = np.array([1, 4])
+    alone = [validate(student, features, held_out[i : i + 1], CPU) for i in range(2)]
+    assert validate(student, features, held_out, CPU) == pytest.approx(np.mean(alone), rel=1e-5)
+    assert 0 < alone[0] <= 1  # features after a ReLU have cosines of at least 0
+    same = freeze(random_pyramid(100))
+    assert validate(same, features, held_out, CPU) < 1e-12
+
+
+def test_the_teacher_is_left_as_it_was(teacher: FeaturePyramid) -> None:
+    before = state_of(teacher)
+    assert any("running_mean" in name for name in before)
+    distil_student(teacher, draw_images(0), SHORT, seed=0, compute=CPU, name="bottle")
+    assert are_equal(state_of(teacher), before)
+    assert not any(module.training for module in teacher.modules())
+    assert all(p.grad is None and not p.requires_grad for p in teacher.parameters())
+
+
+def test_a_loss_that_is_not_finite_is_an_error_by_name(teacher: FeaturePyramid) -> None:
+    config = StudentConfig(epochs=2, batch_size=2, learning_rate=1e38, schedule="constant")
+    with pytest.raises(TrainingError) as caught:
+        distil_student(teacher, draw_images(0), config, seed=0, compute=CPU, name="bottle")
+    message = str(caught.value)
+    assert message.startswith("bottle: ")
+    assert "loss is nan in epoch 1" in message
+    assert "lower student.learning_rate (now 1e+38)" in message
+
+
+def test_a_loss_that_does_not_fall_is_an_error_by_name(teacher: FeaturePyramid) -> None:
+    config = StudentConfig(epochs=2, batch_size=2, learning_rate=1e-12)
+    with pytest.raises(TrainingError) as caught:
+        distil_student(teacher, draw_images(0), config, seed=0, compute=CPU, name="screw")
+    message = str(caught.value)
+    assert message.startswith("screw: the student's loss did not fall (")
+    assert "student.learning_rate (now 1e-12)" in message
+    assert "epochs (now 2)" in message

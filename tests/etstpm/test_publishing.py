@@ -1,0 +1,285 @@
+"""Runs published from scores in a real store; read back as analysts read them."""
+
+import json
+import uuid
+from collections.abc import Sequence
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from typing import Any
+
+import duckdb
+import pandas as pd
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+
+from etstpm.catalog import ET_STPM_MEAN, STPM_PUBLISHED
+from etstpm.config import Config
+from etstpm.errors import StorageError
+from etstpm.publishing import Outcome, Run, mean_of, publish_run
+from etstpm.stages import IMAGE_SCORES_OF_ARTIFACT
+from etstpm.storage import Store, file_sha256
+from etstpm.tables import IMAGE_SCORES, METRICS, write_parquet
+
+STARTED = datetime(2026, 11, 23, 22, 0, tzinfo=UTC)
+FIRST, SECOND = "20261123T220000Z-0a1b2c3d", "20261124T220000Z-4e5f6a7b"
+DATASET, TEACHER = "datasets/" + "1" * 64, "teachers/" + "2" * 64
+FAILURE = "capsule: the student's loss is nan in epoch 1; lower student.learning_rate (now 9.0)"
+
+BOTTLE = {"image_auroc": 0.75, "pixel_auroc": 0.5, "n_good": 1, "n_defective": 2}
+BRUSH = {"image_auroc": None, "pixel_auroc": 0.9, "n_good": 0, "n_defective": 2}
+
+
+def add_scores(
+    store: Store, folder: Path, category: str, metrics: dict[str, Any], hours: int = 1
+) -> Outcome:
+    """A category's student and scores, as the stages leave them; `hours` after the run's start."""
+    created_at = (STARTED + timedelta(hours=hours)).isoformat()
+    folder = folder / uuid.uuid4().hex
+    folder.mkdir()
+    student_key = f"students/{category}/{'3' * 64}"
+    store.commit(student_key, folder, {"created_at": created_at, "seconds": 40.0})
+    rows = [
+        {
+            "category": category,
+            "split": "test",
+            "defect_type": "good" if number < metrics["n_good"] else "broken",
+            "image_path": f"{category}/test/{number:03d}.png",
+            "label": int(number >= metrics["n_good"]),
+            "score": 1e-12 * (number + 1),
+            "scored_at": STARTED,
+        }
+        for number in range(metrics["n_good"] + metrics["n_defective"])
+    ]
+    table = pa.Table.from_pylist(rows, schema=IMAGE_SCORES_OF_ARTIFACT)
+    write_parquet(folder / "image_scores.parquet", IMAGE_SCORES_OF_ARTIFACT, [table])
+    key = f"scores/{category}/{'4' * 64}"
+    card = {"created_at": created_at, "seconds": 2.5, "student": student_key, "metrics": metrics}
+    store.commit(key, folder, card)
+    return Outcome(category, scores_key=key)
+
+
+def publish(store: Store, outcomes: list[Outcome], run_id: str = FIRST) -> Run:
+    return publish_run(
+        store,
+        Config(seed=7),
+        run_id=run_id,
+        started_at=STARTED,
+        dataset_key=DATASET,
+        teacher_key=TEACHER,
+        outcomes=outcomes,
+    )
+
+
+@pytest.fixture(params=["folder", "memory"])
+def store(request: pytest.FixtureRequest, tmp_path: Path) -> Store:
+    if request.param == "folder":
+        # A folder named as partitions are must not become a column.
+        return Store(str(tmp_path / "env=test" / "store"))
+    return Store(f"memory://{uuid.uuid4().hex}/store")
+
+
+@pytest.fixture
+def local(tmp_path: Path) -> Store:
+    return Store(str(tmp_path / "store"))
+
+
+def read_table(store: Store, name: str, run_id: str = FIRST) -> pa.Table:
+    path = store.path(f"tables/{name}/run_id={run_id}/{name}.parquet")
+    with store.fs.open(path, "rb") as file:
+        return pq.read_table(file)
+
+
+def files_of(store: Store) -> set[str]:
+    return {path.removeprefix(f"{store.root}/") for path in store.fs.find(store.root)}
+
+
+def test_a_run_with_a_failed_and_an_undefined_category(store: Store, tmp_path: Path) -> None:
+    outcomes = [
+        add_scores(store, tmp_path, "bottle", BOTTLE),
+        Outcome("capsule", failure=FAILURE),
+        add_scores(store, tmp_path, "toothbrush", BRUSH),
+    ]
+    run = publish(store, outcomes)
+    assert not run.is_complete
+    table = read_table(store, "metrics")
+    assert table.schema.equals(METRICS, check_metadata=True)
+    rows = table.to_pylist()
+    undefined = "only one class among the test images: AUROC is not defined"
+    assert [(r["category"], r["level"], r["value"], r["reason"]) for r in rows] == [
+        ("bottle", "image", 0.75, None),
+        ("bottle", "pixel", 0.5, None),
+        ("capsule", "image", None, FAILURE),
+        ("capsule", "pixel", None, FAILURE),
+        ("toothbrush", "image", None, undefined),
+        ("toothbrush", "pixel", 0.9, None),
+        ("mean", "image", 0.75, None),
+        ("mean", "pixel", 0.7, None),
+    ]
+    counts = [(r["n_good"], r["n_defective"]) for r in rows[::2]]
+    assert counts == [(1, 2), (None, None), (0, 2), (None, None)]
+    assert [r["student_digest"] for r in rows[::2]] == ["3" * 64, None, "3" * 64, None]
+    for row in rows:
+        assert (row["run_id"], row["protocol"], row["metric"]) == (FIRST, "paper-256", "auroc")
+        assert (row["seed"], row["dataset_digest"], row["teacher_digest"]) == (
+            7,
+            "1" * 64,
+            "2" * 64,
+        )
+
+
+def test_image_scores_hold_every_image_of_what_was_scored(store: Store, tmp_path: Path) -> None:
+    outcomes = [
+        add_scores(store, tmp_path, "bottle", BOTTLE),
+        Outcome("capsule", failure=FAILURE),
+        add_scores(store, tmp_path, "toothbrush", BRUSH),
+    ]
+    run = publish(store, outcomes)
+    table = read_table(store, "image_scores")
+    assert table.schema.equals(IMAGE_SCORES, check_metadata=True)
+    assert table["image_path"].to_pylist() == [
+        "bottle/test/000.png",
+        "bottle/test/001.png",
+        "bottle/test/002.png",
+        "toothbrush/test/000.png",
+        "toothbrush/test/001.png",
+    ]
+    assert table["score"].to_pylist() == pytest.approx([1e-12, 2e-12, 3e-12, 1e-12, 2e-12])
+    assert set(table["run_id"].to_pylist()) == {FIRST}
+    assert set(run.files) == {"image_scores", "metrics"}
+    for address in run.files.values():
+        assert store.fs.exists(store.path(address.removeprefix(f"{store.uri}/")))
+
+
+def test_run_json_proves_its_files_and_latest_names_complete_runs_only(
+    store: Store, tmp_path: Path
+) -> None:
+    bottle = add_scores(store, tmp_path, "bottle", BOTTLE)
+    assert publish(store, [bottle]).is_complete
+    assert store.read_json("runs/latest.json") == {"run_id": FIRST}
+    publish(store, [bottle, Outcome("capsule", failure=FAILURE)], SECOND)
+    assert store.read_json("runs/latest.json") == {"run_id": FIRST}
+    first, second = (store.read_json(f"runs/{run}/run.json") for run in (FIRST, SECOND))
+    assert (first["status"], second["status"]) == ("complete", "incomplete")
+    assert second["outcomes"][1]["failure"] == FAILURE
+    assert first["config"]["seed"] == 7
+    for name, file in first["files"].items():
+        assert file["rows"] == read_table(store, name).num_rows
+        local = tmp_path / "copy.parquet"
+        local.write_bytes(store.fs.cat_file(store.path(file["key"])))
+        assert file["sha256"] == file_sha256(local)
+
+
+def test_the_same_run_published_again_replaces_itself(store: Store, tmp_path: Path) -> None:
+    outcomes = [
+        add_scores(store, tmp_path, "bottle", BOTTLE),
+        add_scores(store, tmp_path, "toothbrush", BRUSH),
+    ]
+    publish(store, [outcomes[0], Outcome("toothbrush", failure="toothbrush: no power")])
+    files = files_of(store)
+    publish(store, outcomes)
+    assert files_of(store) == files | {"runs/latest.json"}
+    assert read_table(store, "image_scores").num_rows == 5
+    assert "toothbrush: no power" not in read_table(store, "metrics")["reason"].to_pylist()
+    again = [read_table(store, name) for name in ("image_scores", "metrics")]
+    publish(store, outcomes)
+    assert read_table(store, "image_scores").equals(again[0])
+    metrics = read_table(store, "metrics")
+    assert metrics.drop_columns("created_at").equals(again[1].drop_columns("created_at"))
+
+
+def test_a_crash_between_the_tables_leaves_no_run(local: Store, tmp_path: Path) -> None:
+    bottle = add_scores(local, tmp_path, "bottle", BOTTLE)
+    publish(local, [bottle])
+    # A file where the second table's folder must be: the first table is out, the second fails.
+    blocked = Path(local.path(f"tables/metrics/run_id={SECOND}"))
+    blocked.write_text("in the way")
+    before = files_of(local)
+    with pytest.raises(StorageError, match=r"store .*: put file failed"):
+        publish(local, [bottle], SECOND)
+    table = f"tables/image_scores/run_id={SECOND}/image_scores.parquet"
+    assert files_of(local) == before | {table}
+    assert local.read_json("runs/latest.json") == {"run_id": FIRST}
+    blocked.unlink()
+    assert publish(local, [bottle], SECOND).is_complete
+    assert local.read_json("runs/latest.json") == {"run_id": SECOND}
+    assert read_table(local, "image_scores", SECOND).num_rows == 3
+
+
+@pytest.mark.parametrize("table", ["image_scores", "metrics"])
+def test_pandas_and_duckdb_read_all_runs_of_a_table(
+    local: Store, tmp_path: Path, table: str
+) -> None:
+    outcomes = [
+        add_scores(local, tmp_path, "bottle", BOTTLE),
+        add_scores(local, tmp_path, "toothbrush", BRUSH),
+    ]
+    publish(local, outcomes)
+    publish(local, outcomes[:1], SECOND)
+    expected = {"image_scores": {FIRST: 5, SECOND: 3}, "metrics": {FIRST: 6, SECOND: 4}}[table]
+    folder = f"{local.uri}/tables/{table}"
+    frame = pd.read_parquet(folder)
+    assert frame["run_id"].astype(str).value_counts().to_dict() == expected
+    assert set(frame.columns) == set((IMAGE_SCORES if table == "image_scores" else METRICS).names)
+    assert count_by_duckdb(f"{folder}/*/*.parquet") == expected
+
+
+def test_pandas_reads_a_store_that_is_no_folder(tmp_path: Path) -> None:
+    store = Store(f"memory://{uuid.uuid4().hex}/store")
+    outcome = add_scores(store, tmp_path, "bottle", BOTTLE)
+    publish(store, [outcome])
+    publish(store, [outcome], SECOND)
+    frame = pd.read_parquet(f"{store.uri}/tables/image_scores")
+    assert frame["run_id"].astype(str).value_counts().to_dict() == {FIRST: 3, SECOND: 3}
+
+
+def count_by_duckdb(pattern: str) -> dict[str, int]:
+    with duckdb.connect() as connection:
+        rows: Sequence[tuple[str, int]] = connection.execute(
+            "select run_id, count(*) from read_parquet(?, hive_partitioning = true) group by 1",
+            [pattern],
+        ).fetchall()
+    return dict(rows)
+
+
+def test_the_summary_is_what_a_person_sees(local: Store, tmp_path: Path) -> None:
+    outcomes = [
+        add_scores(local, tmp_path, "bottle", BOTTLE),
+        Outcome("capsule", failure=FAILURE),
+        add_scores(local, tmp_path, "toothbrush", BRUSH, hours=-1),  # of an earlier run
+    ]
+    cells = [list(row.display().values()) for row in publish(local, outcomes).summary]
+    assert cells == [
+        ["bottle", "0.750", "0.500", "1.000", "0.988", "42"],
+        ["capsule", "failed", "failed", "0.893", "0.986", "-"],
+        ["toothbrush", "not defined", "0.900", "0.897", "0.990", "reused"],
+        ["mean", "0.750", "0.700", "-", "-", "42"],
+    ]
+
+
+def test_one_category_needs_no_mean_line_and_all_fifteen_have_the_papers(
+    local: Store, tmp_path: Path
+) -> None:
+    outcome = add_scores(local, tmp_path, "bottle", BOTTLE)
+    assert [row.category for row in publish(local, [outcome]).summary] == ["bottle"]
+    outcomes = [Outcome(name, failure="-") for name in STPM_PUBLISHED]
+    summary = publish(local, outcomes).summary
+    assert len(summary) == 16
+    assert summary[-1].published == ET_STPM_MEAN
+    assert (ET_STPM_MEAN.image_auroc, ET_STPM_MEAN.pixel_auroc) == (0.971, 0.977)
+
+
+def test_a_run_where_all_failed_says_so(local: Store) -> None:
+    publish(local, [Outcome("capsule", failure=FAILURE)])
+    assert read_table(local, "image_scores").num_rows == 0
+    means = read_table(local, "metrics").to_pylist()[-2:]
+    assert [(row["value"], row["reason"]) for row in means] == [
+        (None, "no category has a value")
+    ] * 2
+    assert json.loads(Path(local.path(f"runs/{FIRST}/run.json")).read_text())["files"]
+
+
+def test_mean_is_over_what_is_defined() -> None:
+    assert mean_of([0.5, None, 1.0]) == 0.75
+    assert mean_of([None, None]) is None
+    assert mean_of([]) is None

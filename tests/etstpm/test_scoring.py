@@ -1,0 +1,167 @@
+"""Anomaly maps against a plain NumPy rebuild; scores, thresholds and what must not matter."""
+
+import numpy as np
+import numpy.typing as npt
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+
+from etstpm.compute import Compute
+from etstpm.config import ScoringConfig
+from etstpm.images import Pixels
+from etstpm.networks import FeaturePyramid, Pyramid, freeze, normalise_features, random_pyramid
+from etstpm.scoring import (
+    ScoredImages,
+    anomaly_maps,
+    decision_threshold,
+    image_scores,
+    score_images,
+)
+
+CPU = Compute(torch.device("cpu"), torch.float32)
+SIZE = 32
+Array = npt.NDArray[np.float64]
+
+
+def draw_features(seed: int) -> Pyramid:
+    generator = torch.Generator().manual_seed(seed)
+    layer1, layer2, layer3 = (
+        torch.randn((2, channels, side, side), generator=generator)
+        for channels, side in ((6, 8), (10, 4), (14, 2))
+    )
+    return layer1, layer2, layer3
+
+
+def upsample(image: Array, size: int) -> Array:
+    """Bilinear with half-pixel centres: between the centres of pixels, constant beyond the last."""
+    side = len(image)
+    position = np.clip((np.arange(size) + 0.5) * side / size - 0.5, 0, side - 1)
+    low = np.floor(position).astype(int)
+    high = np.minimum(low + 1, side - 1)
+    weight = position - low
+    rows = image[low] * (1 - weight)[:, None] + image[high] * weight[:, None]
+    result: Array = rows[:, low] * (1 - weight) + rows[:, high] * weight
+    return result
+
+
+def smooth(image: Array, sigma: float, radius: int) -> Array:
+    """A Gaussian over columns, then over rows, the border mirrored."""
+    kernel = np.exp(-0.5 * (np.arange(-radius, radius + 1) / sigma) ** 2)
+    kernel /= kernel.sum()
+    for _ in range(2):
+        padded = np.pad(image, ((radius, radius), (0, 0)), mode="reflect")
+        image = sum(k * padded[i : i + len(image)] for i, k in enumerate(kernel)).T
+    return image
+
+
+def rebuild(teacher: Pyramid, student: Pyramid, fusion: str) -> Array:
+    """Wang et al. 2021, eq. 1, 2 and 4, image by image."""
+    maps = []
+    for number in range(len(teacher[0])):
+        layers = []
+        for target, feature in zip(teacher, student, strict=True):
+            a, b = target[number].double().numpy(), feature[number].double().numpy()
+            a, b = a / np.linalg.norm(a, axis=0), b / np.linalg.norm(b, axis=0)
+            layers.append(upsample(0.5 * ((a - b) ** 2).sum(0), SIZE))
+        maps.append(np.prod(layers, axis=0) if fusion == "product" else np.sum(layers, axis=0))
+    return np.stack(maps)
+
+
+@pytest.mark.parametrize("fusion", ["product", "sum"])
+def test_anomaly_maps_are_numpys(fusion: str) -> None:
+    teacher, student = draw_features(0), draw_features(1)
+    config = ScoringConfig.model_validate({"fusion": fusion})
+    maps = anomaly_maps(normalise_features(teacher), student, SIZE, config)
+    assert maps.shape == (2, SIZE, SIZE)
+    assert maps.dtype is torch.float32
+    assert np.allclose(maps.numpy(), rebuild(teacher, student, fusion), rtol=1e-4)
+
+
+@pytest.mark.parametrize(("sigma", "radius"), [(1.5, 4), (0.4, 1), (4.0, 12)])
+def test_smoothing_is_a_gaussian_to_three_sigma(sigma: float, radius: int) -> None:
+    teacher, student = draw_features(2), draw_features(3)
+    config = ScoringConfig(smoothing_sigma=sigma)
+    maps = anomaly_maps(normalise_features(teacher), student, SIZE, config)
+    for found, plain in zip(maps.numpy(), rebuild(teacher, student, "product"), strict=True):
+        assert np.allclose(found, smooth(plain, sigma, radius), rtol=1e-4)
+        assert not np.allclose(found, plain, rtol=1e-4)
+
+
+def test_smoothing_wider_than_the_image_ends_at_its_border() -> None:
+    teacher, student = draw_features(2), draw_features(3)
+    config = ScoringConfig(smoothing_sigma=32)
+    maps = anomaly_maps(normalise_features(teacher), student, SIZE, config)
+    plain = rebuild(teacher, student, "product")
+    assert np.allclose(maps[0].numpy(), smooth(plain[0], 32, SIZE - 1), rtol=1e-4)
+
+
+def test_image_score_is_the_largest_value() -> None:
+    maps = torch.zeros(3, 4, 5)
+    maps[0, 3, 4], maps[1, 0, 0], maps[1, 1, 1] = 2e-12, 3e-12, 1e-12
+    assert torch.equal(image_scores(maps), torch.tensor([2e-12, 3e-12, 0]))
+
+
+@pytest.fixture(scope="module")
+def networks() -> tuple[FeaturePyramid, FeaturePyramid]:
+    return freeze(random_pyramid(1)), freeze(random_pyramid(2))
+
+
+def draw_images(count: int) -> Pixels:
+    return np.random.default_rng(0).integers(0, 256, (count, 48, 48, 3), dtype=np.uint8)
+
+
+def score(
+    networks: tuple[FeaturePyramid, FeaturePyramid], images: Pixels, batch_size: int = 16
+) -> ScoredImages:
+    config = ScoringConfig(batch_size=batch_size)
+    return score_images(*networks, images, config, compute=CPU, name="bottle")
+
+
+def test_batches_do_not_matter_and_order_is_kept(
+    networks: tuple[FeaturePyramid, FeaturePyramid],
+) -> None:
+    images = draw_images(5)
+    whole = score(networks, images)
+    assert whole.maps.shape == (5, 48, 48)
+    assert whole.maps.dtype == np.float32
+    assert whole.scores.dtype == np.float64
+    assert np.array_equal(whole.scores, whole.maps.max((1, 2)))
+    assert np.unique(whole.scores).size == 5
+    for batch_size in (1, 2):
+        parts = score(networks, images, batch_size)
+        assert np.allclose(parts.maps, whole.maps, rtol=1e-3, atol=1e-9)
+        assert np.allclose(parts.scores, whole.scores, rtol=1e-4)
+    order = np.array([3, 0, 4, 2, 1])
+    assert np.allclose(score(networks, images[order]).scores, whole.scores[order], rtol=1e-4)
+
+
+def test_a_student_equal_to_its_teacher_finds_nothing(
+    networks: tuple[FeaturePyramid, FeaturePyramid],
+) -> None:
+    scored = score((networks[0], networks[0]), draw_images(2))
+    assert not scored.maps.any()
+    assert not scored.scores.any()
+
+
+@given(
+    st.lists(st.floats(0, 1), min_size=1, max_size=60)
+    | st.lists(st.sampled_from([0.0, 1e-12, 2e-12]), min_size=1, max_size=60),
+    st.floats(0.001, 0.999),
+)
+def test_threshold_is_the_smallest_score_that_few_enough_exceed(
+    scores: list[float], rate: float
+) -> None:
+    good = np.array(scores)
+    threshold = decision_threshold(good, rate)
+    assert threshold in scores
+    assert np.mean(good > threshold) <= rate
+    assert all(np.mean(good > lower) > rate for lower in good[good < threshold])
+
+
+def test_threshold_by_hand() -> None:
+    twenty = np.random.default_rng(0).permutation(np.arange(1.0, 21.0))
+    assert decision_threshold(twenty, 0.05) == 19.0  # one of twenty is called defective
+    assert decision_threshold(twenty, 0.1) == 18.0
+    assert decision_threshold(twenty, 0.049) == 20.0  # below 1/n: the maximum
+    assert decision_threshold(np.array([3e-12]), 0.5) == 3e-12

@@ -1,0 +1,235 @@
+"""The main job through its command, as `make run` calls it, in processes of its own."""
+
+import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Sequence
+from pathlib import Path
+
+import pandas as pd
+import pytest
+
+from etstpm.sample import draw_sample
+from tests.prefect_server import REPOSITORY, Prefect, wait_until
+
+RUN_SECONDS = 300.0
+SETTINGS = (
+    "dataset.image_size=64",
+    "teacher.weights=random",
+    "student.epochs=4",
+    "student.batch_size=4",
+)
+
+
+@pytest.fixture(scope="module")
+def root(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A drawn dataset, enough for a student to learn something of it."""
+    folder = tmp_path_factory.mktemp("full") / "drawn"
+    draw_sample(folder, image_size=64, train=16, test_good=4, per_defect=2)
+    return folder
+
+
+class Pipeline:
+    """`python -m flows.full` with a store and a cache of its own, on the session's server."""
+
+    def __init__(self, server: Prefect, root: Path, folder: Path) -> None:
+        self.store = folder / "store"
+        self.environment = {**server.environment, "ETSTPM_CACHE": str(folder / "cache")}
+        self.options = ["--dataset", str(root), "--store", str(self.store), "--config", "default"]
+
+    def start(self, *options: str) -> "subprocess.Popen[str]":
+        overrides = [word for setting in SETTINGS for word in ("--set", setting)]
+        return subprocess.Popen(
+            [sys.executable, "-m", "flows.full", *self.options, *overrides, *options],
+            cwd=REPOSITORY,
+            env=self.environment,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+            start_new_session=True,
+        )
+
+    def run(self, *options: str) -> "subprocess.CompletedProcess[str]":
+        process = self.start(*options)
+        output, errors = process.communicate(timeout=RUN_SECONDS)
+        return subprocess.CompletedProcess(process.args, process.returncode, output, errors)
+
+    def table(self, name: str) -> pd.DataFrame:
+        """A table's rows over all runs, less what differs from run to run by its nature."""
+        rows = pd.read_parquet(self.store / "tables" / name)
+        return rows.drop(columns=["run_id", "created_at", "scored_at"], errors="ignore")
+
+    def cards(self, kind: str) -> dict[str, str]:
+        """When each whole artifact of a kind was made."""
+        return {
+            path.parent.relative_to(self.store).as_posix(): json.loads(path.read_text())[
+                "created_at"
+            ]
+            for path in sorted((self.store / kind).rglob("card.json"))
+        }
+
+
+@pytest.fixture(scope="module")
+def undisturbed(
+    prefect_server: Prefect, root: Path, tmp_path_factory: pytest.TempPathFactory
+) -> tuple[Pipeline, "subprocess.CompletedProcess[str]"]:
+    """A run over all categories that nothing has disturbed."""
+    pipeline = Pipeline(prefect_server, root, tmp_path_factory.mktemp("undisturbed"))
+    return pipeline, pipeline.run()
+
+
+def test_main_job_publishes_and_prints(
+    undisturbed: tuple[Pipeline, "subprocess.CompletedProcess[str]"],
+) -> None:
+    pipeline, done = undisturbed
+
+    assert done.returncode == 0, done.stderr
+    assert done.stderr == "", "quiet when not a terminal"
+    for word in ("biscuit", "fabric", "flange", "mean", "image AUROC", "pandas.read_parquet"):
+        assert word in done.stdout
+    scores = pipeline.table("image_scores")
+    assert scores.groupby("category", observed=True).size().to_dict() == {
+        "biscuit": 10,
+        "fabric": 10,
+        "flange": 10,
+    }
+    metrics = pipeline.table("metrics")
+    assert len(metrics) == 2 * (3 + 1)
+    assert metrics["value"].between(0, 1).all()
+
+
+def test_same_config_again_reuses_every_stage(
+    undisturbed: tuple[Pipeline, "subprocess.CompletedProcess[str]"], tmp_path: Path
+) -> None:
+    first, _ = undisturbed
+    again = tmp_path / "store"
+    shutil.copytree(first.store, again)
+    before = {kind: first.cards(kind) for kind in ("datasets", "teachers", "students", "scores")}
+
+    done = first.run("--store", str(again))
+
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.count("reused") == 3 + 1
+    first.store, original = again, first.store
+    try:
+        assert {kind: first.cards(kind) for kind in before} == before
+        runs = pd.read_parquet(again / "tables" / "image_scores")
+    finally:
+        first.store = original
+    old, new = (
+        rows.drop(columns="run_id").reset_index(drop=True)
+        for _, rows in runs.groupby("run_id", observed=True)
+    )
+    pd.testing.assert_frame_equal(old, new)
+
+
+def test_killed_run_goes_on_where_it_stopped(
+    undisturbed: tuple[Pipeline, "subprocess.CompletedProcess[str]"],
+    prefect_server: Prefect,
+    root: Path,
+    tmp_path: Path,
+) -> None:
+    reference, _ = undisturbed
+    pipeline = Pipeline(prefect_server, root, tmp_path)
+    process = pipeline.start()
+    try:
+        wait_until(lambda: len(pipeline.cards("scores")) == 1, RUN_SECONDS, "a first category")
+        time.sleep(0.3)  # now the second student is at work
+    finally:
+        os.killpg(process.pid, signal.SIGKILL)
+        process.communicate()
+    finished = {kind: pipeline.cards(kind) for kind in ("teachers", "students", "scores")}
+    assert len(finished["students"]) < 3, "killed too late to prove anything"
+    assert not (pipeline.store / "runs").exists()
+    assert not list((pipeline.store).glob("tables/**/*.parquet"))
+
+    done = pipeline.run()
+
+    assert done.returncode == 0, done.stderr
+    for kind, cards in finished.items():
+        after = pipeline.cards(kind)
+        assert cards.items() <= after.items(), "what was finished is not done again"
+        assert len(after) == len(reference.cards(kind)), "nothing is there twice"
+    for name in ("image_scores", "metrics"):
+        pd.testing.assert_frame_equal(pipeline.table(name), reference.table(name))
+
+
+def test_failed_category_stops_no_other(
+    prefect_server: Prefect, root: Path, tmp_path: Path
+) -> None:
+    pipeline = Pipeline(prefect_server, root, tmp_path)
+    students = pipeline.store / "students"
+    students.mkdir(parents=True)
+    (students / "fabric").write_text("a file where the store wants a folder")
+
+    done = pipeline.run()
+
+    assert done.returncode == 1
+    assert "Traceback" not in done.stdout + done.stderr
+    assert "etstpm: fabric failed: store" in done.stderr
+    metrics = pipeline.table("metrics").set_index(["category", "level"])["value"]
+    assert metrics["fabric"].isna().all()
+    assert metrics[["biscuit", "flange", "mean"]].notna().all()
+    (record,) = pipeline.store.glob("runs/*/run.json")
+    assert json.loads(record.read_text())["status"] == "incomplete"
+    assert not (pipeline.store / "runs" / "latest.json").exists()
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (["--dataset", "/no/such/root"], "dataset /no/such/root: no such folder"),
+        (["--set", "student.epoch=3"], "no such key 'student.epoch'"),
+        (["--categories", "biscuit,bottel"], "no category 'bottel'"),
+    ],
+)
+def test_fault_is_one_line_and_exit_code_2(
+    prefect_server: Prefect, root: Path, tmp_path: Path, options: Sequence[str], message: str
+) -> None:
+    pipeline = Pipeline(prefect_server, root, tmp_path)
+
+    done = pipeline.run(*options)
+
+    assert done.returncode == 2
+    assert message in done.stderr
+    assert "Traceback" not in done.stderr
+    assert done.stdout == ""
+    assert not pipeline.store.exists(), "nothing is written"
+
+
+def test_embedded_server_ends_with_a_killed_run(root: Path, tmp_path: Path) -> None:
+    environment = {k: v for k, v in os.environ.items() if not k.startswith("PREFECT_")}
+    environment |= {"ETSTPM_CACHE": str(tmp_path / "cache"), "PREFECT_HOME": str(tmp_path / "home")}
+    options = ["--dataset", str(root), "--store", str(tmp_path / "store")]
+    overrides = [word for setting in SETTINGS for word in ("--set", setting)]
+    command = [sys.executable, "-m", "flows.full", *options, *overrides]
+    process = subprocess.Popen(command, cwd=REPOSITORY, env=environment, start_new_session=True)
+    try:
+        wait_until(
+            lambda: bool(list(tmp_path.glob("store/scores/*/*/card.json"))), RUN_SECONDS, "x"
+        )
+        servers = _children(process.pid)
+    finally:
+        process.kill()
+        process.wait()
+    assert servers, "the run had no server of its own"
+    wait_until(lambda: not any(map(_is_alive, servers)), 30, "the end of the embedded server")
+
+
+def _children(parent: int) -> list[int]:
+    listing = subprocess.run(
+        ["ps", "-o", "pid=", "--ppid", str(parent)], capture_output=True, text=True, check=False
+    )
+    return [int(word) for word in listing.stdout.split()]
+
+
+def _is_alive(process: int) -> bool:
+    try:
+        os.kill(process, 0)
+    except ProcessLookupError:
+        return False
+    return True
