@@ -1,7 +1,7 @@
 """Measure etstpm's student training and scoring, as bench/peer_anomalib.py measures the peer's.
 
     python bench/own.py --dataset MVTEC_ROOT --weights WEIGHTS.pth --category bottle \
-        --batch-size 32 --epochs 3 --output result.json
+        --epochs 2 --output result.json
 
 Training counts whole steps after the first epoch; the teacher's features, computed once for a
 whole training, are timed apart. Scoring goes from PNG files, none of them decoded before, to maps
@@ -13,6 +13,7 @@ import json
 import os
 import resource
 import statistics
+import sys
 import tempfile
 import time
 from collections.abc import Callable
@@ -56,7 +57,8 @@ def main() -> None:
 
         score()
         seconds = seconds_of(score)
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
+    kilobyte = 1 if sys.platform == "darwin" else 1024
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * kilobyte / 1e6
     result = {
         "training": training,
         "scoring": {"images_per_second": len(files["test"]) / seconds},
@@ -108,8 +110,13 @@ def parse_arguments() -> argparse.Namespace:
     parser.add_argument("--dataset", type=Path, required=True, help="MVTec AD root")
     parser.add_argument("--weights", type=Path, required=True, help="ResNet-18 state dict")
     parser.add_argument("--category", default="bottle")
-    parser.add_argument("--batch-size", type=int, default=32, help="images")
-    parser.add_argument("--epochs", type=int, default=3, help="the first one warms up")
+    parser.add_argument(
+        "--batch-size",
+        type=int,
+        default=StudentConfig().batch_size,
+        help="images; the product's own if not given",
+    )
+    parser.add_argument("--epochs", type=int, default=2, help="the first one warms up")
     parser.add_argument("--output", type=Path, required=True, help="JSON file to write")
     return parser.parse_args()
 

@@ -50,7 +50,9 @@ def sample(
     from etstpm.sample import CATEGORIES, draw_sample
 
     draw_sample(root, seed=seed)
-    Console().print(f"drew {', '.join(CATEGORIES)} into {root}", highlight=False)
+    Console(markup=False, emoji=False).print(
+        f"drew {', '.join(CATEGORIES)} into {root}", highlight=False
+    )
 
 
 @data.command()
@@ -78,7 +80,7 @@ def validate(
     for category in sorted({name for name, _, _ in numbers}):
         cells = [("train", 0), ("test", 0), ("test", 1)]
         table.add_row(category, *(str(numbers.get((category, *cell), 0)) for cell in cells))
-    console = Console()
+    console = Console(markup=False, emoji=False)  # names of folders are hostile
     console.print(table)
     for row in dataset.findings.to_pylist():
         console.print(

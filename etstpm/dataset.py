@@ -11,9 +11,11 @@ from collections.abc import Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 
 from etstpm.catalog import MVTEC_AD_COUNTS
 from etstpm.config import digest_of
@@ -133,12 +135,18 @@ def mask_path_of(image_path: Path) -> Path:
     return category / "ground_truth" / image_path.parent.name / f"{image_path.stem}_mask.png"
 
 
+def rows_of(manifest: pa.Table, category: str, split: str) -> list[dict[str, Any]]:
+    """The manifest's rows of one split of a category, in their order."""
+    chosen = (pc.field("category") == category) & (pc.field("split") == split)
+    rows: list[dict[str, Any]] = manifest.filter(chosen).to_pylist()
+    return rows
+
+
 def image_files(root: Path, manifest: pa.Table, category: str, split: str) -> list[ImageFile]:
     """The images of one split of a category, in the manifest's order."""
     return [
         ImageFile(root / row["image_path"], row["image_sha256"])
-        for row in manifest.to_pylist()
-        if row["category"] == category and row["split"] == split
+        for row in rows_of(manifest, category, split)
     ]
 
 

@@ -36,6 +36,8 @@ KNOWN_WEIGHTS = {
 """SHA-256 of the weights files that need no `teacher.weights_sha256`."""
 
 RANDOM_WEIGHTS = "random"
+RANDOM_TEACHER = 2**31
+"""Added to a run's seed, which is smaller, for the weights of a random teacher."""
 
 Pyramid = tuple[Tensor, Tensor, Tensor]
 """Features after layer1, layer2, layer3: each (N, C, H, W)."""
@@ -146,7 +148,9 @@ def load_weights(
 
 
 def _random_weights(seed: int) -> TeacherWeights:
-    tensors = random_pyramid(seed).state_dict()
+    # Students start from `random_pyramid(seed)`: one that started as its teacher would have
+    # nothing to learn, and would match it on defects too.
+    tensors = random_pyramid(seed + RANDOM_TEACHER).state_dict()
     return TeacherWeights(
         tensors, RANDOM_WEIGHTS, "", f"random ResNet-18 of seed {seed}", is_folded=False
     )

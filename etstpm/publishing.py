@@ -13,12 +13,20 @@ import pyarrow.parquet as pq
 from etstpm.catalog import ET_STPM_MEAN, STPM_PUBLISHED, Published
 from etstpm.config import Config
 from etstpm.storage import Artifact, Store, file_sha256
-from etstpm.tables import IMAGE_SCORES, METRICS, SCHEMA_VERSION, write_parquet
+from etstpm.tables import IMAGE_SCORES, METRICS, OFFICIAL, PAPER, SCHEMA_VERSION, write_parquet
 
-PROTOCOL = "paper-256"
 MEAN = "mean"
-LEVELS = ("image", "pixel")
-WHY_UNDEFINED = "only one class among the test images: AUROC is not defined"
+CURVE = ("auroc", "ap", "f1_max", "f1_max_threshold")
+REGIONS = ("aupro", "aupro_0.05")
+ROWS = (
+    *((PAPER, "image", metric) for metric in CURVE),
+    *((PAPER, "pixel", metric) for metric in CURVE + REGIONS),
+    *((OFFICIAL, "pixel", metric) for metric in CURVE + REGIONS),
+)
+"""Protocol, level and metric of each category's rows."""
+WITHOUT_MEAN = "f1_max_threshold"
+"""Scores of different students have no common scale."""
+WHY_UNDEFINED = "only one class among the test images: not defined"
 
 
 @dataclass(frozen=True)
@@ -37,9 +45,11 @@ class SummaryRow:
     category: str
     image_auroc: float | None
     pixel_auroc: float | None
+    aupro: float | None
     published: Published | None
     seconds: float | None
-    """Time to train and score; None where both were there already."""
+    """Time that training and scoring took, in this run or in the one that is reused."""
+    is_reused: bool = False
     failure: str | None = None
 
     def display(self) -> dict[str, str]:
@@ -49,15 +59,16 @@ class SummaryRow:
             "category": self.category,
             "image AUROC": _number(self.image_auroc, self.failure),
             "pixel AUROC": _number(self.pixel_auroc, self.failure),
+            "AUPRO": _number(self.aupro, self.failure),
             "published image": _number(published.image_auroc) if published else "-",
             "published pixel": _number(published.pixel_auroc) if published else "-",
             "seconds": self._seconds(),
         }
 
     def _seconds(self) -> str:
-        if self.failure is not None:
+        if self.seconds is None:
             return "-"
-        return "reused" if self.seconds is None else f"{self.seconds:.0f}"
+        return f"{self.seconds:.0f}{', reused' if self.is_reused else ''}"
 
 
 @dataclass(frozen=True)
@@ -66,6 +77,8 @@ class Run:
 
     run_id: str
     is_complete: bool
+    dataset_key: str
+    teacher_key: str
     summary: list[SummaryRow]
     files: dict[str, str]
     """Name of each table to its address."""
@@ -154,6 +167,8 @@ def load_run(store: Store, run_id: str) -> Run:
     return Run(
         run_id,
         record["status"] == "complete",
+        record["dataset"],
+        record["teacher"],
         _summarise(store, outcomes, artifacts, started_at),
         {name: store.display(file["key"]) for name, file in record["files"].items()},
     )
@@ -181,8 +196,6 @@ def _metric_rows(
 ) -> list[dict[str, Any]]:
     common = {
         "run_id": run_id,
-        "protocol": PROTOCOL,
-        "metric": "auroc",
         "seed": config.seed,
         "teacher_digest": teacher_key.rsplit("/", 1)[-1],
         "dataset_digest": dataset_key.rsplit("/", 1)[-1],
@@ -192,13 +205,15 @@ def _metric_rows(
     for outcome in outcomes:
         artifact = artifacts.get(outcome.category)
         found = artifact.card["metrics"] if artifact else {}
-        for level in LEVELS:
-            value = found.get(f"{level}_auroc")
+        for protocol, level, metric in ROWS:
+            value = _value(found, protocol, level, metric)
             rows.append(
                 common
                 | {
                     "category": outcome.category,
+                    "protocol": protocol,
                     "level": level,
+                    "metric": metric,
                     "value": value,
                     "n_good": found.get("n_good"),
                     "n_defective": found.get("n_defective"),
@@ -206,11 +221,20 @@ def _metric_rows(
                     "reason": outcome.failure or (WHY_UNDEFINED if value is None else None),
                 }
             )
-    for level in LEVELS:
-        value = mean_of([row["value"] for row in rows if row["level"] == level])
+    for name in ROWS:
+        if name[-1] == WITHOUT_MEAN:
+            continue
+        names = dict(zip(("protocol", "level", "metric"), name, strict=True))
+        value = mean_of([row["value"] for row in rows if names.items() <= row.items()])
         reason = None if value is not None else "no category has a value"
-        rows.append(common | {"category": MEAN, "level": level, "value": value, "reason": reason})
+        rows.append(common | names | {"category": MEAN, "value": value, "reason": reason})
     return rows
+
+
+def _value(metrics: Mapping[str, Any], protocol: str, level: str, metric: str) -> float | None:
+    """A figure of a score artifact's card; None where it is not defined or there is no card."""
+    value: float | None = metrics["values"][protocol][level][metric] if metrics else None
+    return value
 
 
 def _number(value: float | None, failure: str | None = None) -> str:
@@ -237,14 +261,18 @@ def _summarise(
     for outcome in outcomes:
         artifact = artifacts.get(outcome.category)
         metrics = artifact.card["metrics"] if artifact else {}
+        cards = [artifact.card, store.get(artifact.card["student"]).card] if artifact else []
+        made_at = [datetime.fromisoformat(card["created_at"]) for card in cards]
         rows.append(
             SummaryRow(
                 outcome.category,
-                metrics.get("image_auroc"),
-                metrics.get("pixel_auroc"),
+                _value(metrics, PAPER, "image", "auroc"),
+                _value(metrics, PAPER, "pixel", "auroc"),
+                _value(metrics, OFFICIAL, "pixel", "aupro"),
                 STPM_PUBLISHED.get(outcome.category),
-                _seconds_spent(store, artifact, started_at) if artifact else None,
-                outcome.failure,
+                seconds=sum(card["seconds"] for card in cards) if cards else None,
+                is_reused=bool(cards) and max(made_at) < started_at,
+                failure=outcome.failure,
             )
         )
     if len(rows) > 1:
@@ -254,18 +282,12 @@ def _summarise(
                 MEAN,
                 mean_of([row.image_auroc for row in rows]),
                 mean_of([row.pixel_auroc for row in rows]),
+                mean_of([row.aupro for row in rows]),
                 _published_mean(rows),
-                sum(spent) if spent else None,
+                seconds=sum(spent) / len(spent) if spent else None,
             )
         )
     return rows
-
-
-def _seconds_spent(store: Store, scores: Artifact, started_at: datetime) -> float | None:
-    """Seconds of the stages that this run did itself; None if it reused them all."""
-    cards = [scores.card, store.get(scores.card["student"]).card]
-    own = [card for card in cards if datetime.fromisoformat(card["created_at"]) >= started_at]
-    return sum(card["seconds"] for card in own) if own else None
 
 
 def _published_mean(rows: list[SummaryRow]) -> Published | None:

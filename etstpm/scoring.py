@@ -53,6 +53,20 @@ def image_scores(maps: Tensor) -> Tensor:
     return maps.amax((1, 2))
 
 
+def upsample_map(
+    anomaly_map: npt.NDArray[np.float32], height: int, width: int
+) -> npt.NDArray[np.float32]:
+    """A map (H, W) at an image's own size, bilinear: what MVTec's evaluation compares."""
+    upsampled = F.interpolate(
+        torch.from_numpy(anomaly_map)[None, None],
+        size=(height, width),
+        mode="bilinear",
+        align_corners=False,
+    )
+    values: npt.NDArray[np.float32] = upsampled[0, 0].numpy()
+    return values
+
+
 def score_images(
     teacher: FeaturePyramid,
     student: FeaturePyramid,

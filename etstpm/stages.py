@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.parquet as pq
 import torch
@@ -26,29 +27,31 @@ from safetensors.torch import load_file, save_file
 from etstpm import __version__
 from etstpm.compute import Compute, choose_compute
 from etstpm.config import Config, digest_of
-from etstpm.dataset import GOOD, choose_categories, image_files, scan_dataset
+from etstpm.dataset import GOOD, choose_categories, image_files, rows_of, scan_dataset
 from etstpm.distillation import distil_student, split_train_validation
 from etstpm.errors import WeightsError
 from etstpm.finetuning import finetune_teacher
 from etstpm.images import Pixels, load_pixels, read_mask, resize_mask
-from etstpm.metrics import auroc
+from etstpm.metrics import image_metrics, pixel_metrics
 from etstpm.networks import RANDOM_WEIGHTS, FeaturePyramid, TeacherWeights, freeze, load_weights
 from etstpm.pictures import draw_hardest
 from etstpm.sample import MARKER, SAMPLE_VERSION, draw_sample
-from etstpm.scoring import decision_threshold, score_images
+from etstpm.scoring import decision_threshold, score_images, upsample_map
 from etstpm.settings import settings
 from etstpm.storage import Card, Store
 from etstpm.tables import (
     FINDINGS,
     IMAGE_SCORES,
     MANIFEST,
+    OFFICIAL,
+    PAPER,
     STUDENT_HISTORY,
     TEACHER_HISTORY,
     schema_without,
     write_parquet,
 )
 
-VERSIONS = {"dataset": 1, "teacher": 1, "student": 1, "scores": 1}
+VERSIONS = {"dataset": 1, "teacher": 1, "student": 1, "scores": 2}
 
 IMAGE_SCORES_OF_ARTIFACT = schema_without(IMAGE_SCORES, "run_id")
 
@@ -61,11 +64,7 @@ class _Inputs:
     manifest: pa.Table
 
     def rows(self, category: str, split: str) -> list[dict[str, Any]]:
-        return [
-            row
-            for row in self.manifest.to_pylist()
-            if row["category"] == category and row["split"] == split
-        ]
+        return rows_of(self.manifest, category, split)
 
     def pixels(self, category: str, split: str, size: int) -> Pixels:
         files = image_files(self.root, self.manifest, category, split)
@@ -250,11 +249,20 @@ def scores(config: Config, store: Store, dataset_key: str, student_key: str, cat
     scored = score_images(
         *networks, pixels, config.scoring, compute=compute, name=f"{category}: score"
     )
-    masks = np.stack([_mask(inputs.root, row, size) for row in rows])
+    own_masks = [_mask(inputs.root, row) for row in rows]
+    masks = np.stack([resize_mask(mask, size) for mask in own_masks])
     labels = np.array([row["label"] == 1 for row in rows])
+    own_maps = (
+        upsample_map(scored.maps[index], *mask.shape) for index, mask in enumerate(own_masks)
+    )
     metrics = {
-        "image_auroc": auroc(labels, scored.scores),
-        "pixel_auroc": auroc(masks, scored.maps),
+        "values": {
+            PAPER: {
+                "image": image_metrics(labels, scored.scores),
+                "pixel": pixel_metrics(masks, scored.maps),
+            },
+            OFFICIAL: {"pixel": pixel_metrics(own_masks, own_maps)},
+        },
         "threshold": threshold,
         "held_out_scores": good_scores.tolist(),
         "n_good": int((~labels).sum()),
@@ -380,7 +388,8 @@ def _load_network(store: Store, key: str) -> FeaturePyramid:
         return freeze(pyramid)
 
 
-def _mask(root: Path, row: Mapping[str, Any], size: int) -> np.ndarray:
+def _mask(root: Path, row: Mapping[str, Any]) -> npt.NDArray[np.bool_]:
+    """An image's mask at the image's own size."""
     if row["defect_type"] == GOOD:
-        return np.zeros((size, size), bool)
-    return resize_mask(read_mask(root / row["mask_path"]), size)
+        return np.zeros((row["height"], row["width"]), bool)
+    return read_mask(root / row["mask_path"])

@@ -8,6 +8,9 @@ import pyarrow.parquet as pq
 
 SCHEMA_VERSION = 1
 
+PAPER, OFFICIAL = "paper-256", "mvtec-official"
+"""Protocols: maps and masks at the student's input size; maps upsampled to each image's own."""
+
 
 def _field(name: str, kind: pa.DataType, meaning: str, unit: str = "") -> pa.Field:
     metadata = {"meaning": meaning} | ({"unit": unit} if unit else {})
@@ -52,9 +55,19 @@ METRICS = _schema(
     "metrics",
     _RUN_ID,
     _field("category", _NAME, "product category, or 'mean' over those where the value is defined"),
-    _field("protocol", _NAME, "'paper-256': maps and masks at the student's input size"),
+    _field(
+        "protocol",
+        _NAME,
+        "'paper-256': maps and masks at the student's input size (256 unless the config says "
+        "otherwise); 'mvtec-official': maps upsampled to each image's own size",
+    ),
     _field("level", _NAME, "'image' or 'pixel'"),
-    _field("metric", _NAME, "'auroc', ...: a new metric is a new row, never a new column"),
+    _field(
+        "metric",
+        _NAME,
+        "'auroc', 'ap', 'f1_max', 'f1_max_threshold', 'aupro' (to a false positive rate of 0.3), "
+        "'aupro_0.05': a new metric is a new row, never a new column",
+    ),
     _field("value", pa.float64(), "null where it is not defined (one class only) or has failed"),
     _field("ci_low", pa.float64(), "95 % confidence interval, lower end; null: not computed"),
     _field("ci_high", pa.float64(), "95 % confidence interval, upper end; null: not computed"),

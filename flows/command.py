@@ -57,10 +57,10 @@ def _sets(overrides: list[str], key: str) -> bool:
 
 def _execute(config: Config) -> int:
     server = begin()  # boots while torch is imported
-    from etstpm.publishing import load_run
-    from etstpm.storage import Store
+    from flows.faults import keep_faults_off_the_console
     from flows.full import etstpm
 
+    keep_faults_off_the_console()
     with connected(server):
         state = etstpm(config, return_state=True)
     result: Any = state.result(raise_on_failure=False)
@@ -69,17 +69,36 @@ def _execute(config: Config) -> int:
     if not isinstance(result, str):
         sys.stderr.write(f"etstpm: the flow ended {state.name}: {state.message}\n")
         return 1
+    return _show(config, result)
+
+
+def _show(config: Config, run_id: str) -> int:
+    """Print the run's table, its files and what was found in the data; the exit code."""
+    from etstpm.publishing import load_run
+    from etstpm.stages import findings_of
+    from etstpm.storage import Store
+
     store = Store(config.store)
-    run = load_run(store, result)
-    console = Console()
-    table = Table(*run.summary[0].display(), title=f"run {run.run_id}")
+    run = load_run(store, run_id)
+    console = Console(markup=False, emoji=False)  # names of folders are hostile
+    table = Table(title=f"run {run.run_id}")
+    for number, column in enumerate(run.summary[0].display()):
+        table.add_column(column, justify="right" if number else "left")
     for row in run.summary:
         table.add_row(*row.display().values())
     console.print(table)
-    for name, address in run.files.items():
-        console.print(f"{name:<13} {address}", highlight=False, soft_wrap=True)
     reader = f"import pandas; print(pandas.read_parquet('{run.files['metrics']}'))"
-    console.print(f'{"open with":<13} python -c "{reader}"', highlight=False, soft_wrap=True)
+    teacher = "{description}, {summary}".format(**store.get(run.teacher_key).card)
+    for name, text in {
+        "teacher": teacher,
+        **run.files,
+        "open with": f'python -c "{reader}"',
+    }.items():
+        console.print(f"{name:<13} {text}", highlight=False, soft_wrap=True)
+    for finding in findings_of(store, run.dataset_key):
+        sys.stderr.write(
+            "note: {path}: expected {expected}, found {found}; {remedy}\n".format(**finding)
+        )
     for row in run.summary:
         if row.failure is not None:
             sys.stderr.write(f"etstpm: {row.category} failed: {row.failure}\n")

@@ -28,7 +28,7 @@ STOP_SECONDS = 5.0
 QUIET = {
     "DO_NOT_TRACK": "1",
     "PREFECT_SERVER_ANALYTICS_ENABLED": "false",
-    "PREFECT_LOGGING_HANDLERS_CONSOLE_LEVEL": "WARNING",  # the API still gets every record
+    "PREFECT_LOGGING_HANDLERS_CONSOLE_LEVEL": "ERROR",  # the API still gets every record
 }
 
 # Nothing is scheduled, watched or looked at while the server is only there for this one run.

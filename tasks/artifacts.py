@@ -18,7 +18,7 @@ def show_hardest(store: Store, scores_key: str, category: str) -> None:
         picture = base64.b64encode((folder / "hardest.png").read_bytes()).decode()
     create_markdown_artifact(
         key=artifact_key("hardest", category),
-        markdown=f"The five test images of **{_escape(category)}** that were judged worst: ground "
+        markdown=f"The five test images of **{escape(category)}** that were judged worst: ground "
         "truth above, heatmap below (yellow beyond the threshold).\n\n"
         f"![hardest images](data:image/png;base64,{picture})",
         description=f"{category}: hardest images",
@@ -28,12 +28,12 @@ def show_hardest(store: Store, scores_key: str, category: str) -> None:
 def show_summary(run: Run) -> None:
     """The run's table, and where its files are."""
     columns = list(run.summary[0].display())
-    rows = [[_escape(cell) for cell in row.display().values()] for row in run.summary]
+    rows = [[escape(cell) for cell in row.display().values()] for row in run.summary]
     lines = [columns, ["---", *["--:"] * (len(columns) - 1)], *rows]
     table = "\n".join(f"| {' | '.join(cells)} |" for cells in lines)
     files = "\n".join(f"- {name}: `{address}`" for name, address in run.files.items())
     failures = "\n".join(
-        f"- **{_escape(row.category)} failed**: {_escape(row.failure)}"
+        f"- **{escape(row.category)} failed**: {escape(row.failure)}"
         for row in run.summary
         if row.failure is not None
     )
@@ -49,6 +49,6 @@ def artifact_key(*parts: str) -> str:
     return re.sub(r"[^a-z0-9]+", "-", "-".join(parts).lower()).strip("-")
 
 
-def _escape(text: str) -> str:
+def escape(text: str) -> str:
     """Names of folders are hostile: they do not become Markdown or HTML."""
     return re.sub(r"([\\`*_{}\[\]<>()#|!&])", r"\\\1", text).replace("\n", " ")

@@ -32,6 +32,11 @@ def test_run_publishes_the_tables(worker: Prefect, tmp_path: Path) -> None:
     metrics = pd.read_parquet(store / files["metrics"]["key"])
     assert scores["score"].notna().all()
     assert category in set(metrics["category"])
+    shown = {"flow_runs": {"id": {"any_": [run["id"]]}}}
+    artifacts = {a["key"]: a["data"] for a in _post(worker, "artifacts/filter", shown)}
+    assert set(artifacts) == {"auroc", f"hardest-{category}"}
+    assert f"| {category} |" in artifacts["auroc"]
+    assert "data:image/png;base64," in artifacts[f"hardest-{category}"]
 
 
 def test_failed_run_says_what_and_where(worker: Prefect, tmp_path: Path) -> None:

@@ -322,7 +322,13 @@ def test_a_pickle_that_wants_to_run_code_is_refused(
 
 def test_random_weights_are_a_seeds(cache: Path) -> None:
     weights = load_weights("random", None, cache=cache, seed=4)
-    assert same(weights, random_pyramid(4).state_dict())
+    assert same(weights, load_weights("random", None, cache=cache, seed=4).tensors)
+    assert not same(weights, load_weights("random", None, cache=cache, seed=5).tensors)
+
+
+def test_a_random_teacher_is_no_students_beginning(cache: Path) -> None:
+    weights = load_weights("random", None, cache=cache, seed=4)
+    assert not same(weights, random_pyramid(4).state_dict())
     assert "seed 4" in weights.description
     assert not weights.is_folded
 

@@ -16,7 +16,7 @@ import pytest
 from etstpm.catalog import ET_STPM_MEAN, STPM_PUBLISHED
 from etstpm.config import Config
 from etstpm.errors import StorageError
-from etstpm.publishing import Outcome, Run, mean_of, publish_run
+from etstpm.publishing import Outcome, Run, load_run, mean_of, publish_run
 from etstpm.stages import IMAGE_SCORES_OF_ARTIFACT
 from etstpm.storage import Store, file_sha256
 from etstpm.tables import IMAGE_SCORES, METRICS, write_parquet
@@ -26,8 +26,31 @@ FIRST, SECOND = "20261123T220000Z-0a1b2c3d", "20261124T220000Z-4e5f6a7b"
 DATASET, TEACHER = "datasets/" + "1" * 64, "teachers/" + "2" * 64
 FAILURE = "capsule: the student's loss is nan in epoch 1; lower student.learning_rate (now 9.0)"
 
-BOTTLE = {"image_auroc": 0.75, "pixel_auroc": 0.5, "n_good": 1, "n_defective": 2}
-BRUSH = {"image_auroc": None, "pixel_auroc": 0.9, "n_good": 0, "n_defective": 2}
+CURVE = ("auroc", "ap", "f1_max", "f1_max_threshold")
+REGIONS = ("aupro", "aupro_0.05")
+NAMES = [
+    *(("paper-256", "image", metric) for metric in CURVE),
+    *(("paper-256", "pixel", metric) for metric in CURVE + REGIONS),
+    *(("mvtec-official", "pixel", metric) for metric in CURVE + REGIONS),
+]
+"""What every category's rows are called, in their order."""
+NAMES_OF_MEANS = [name for name in NAMES if name[-1] != "f1_max_threshold"]
+UNDEFINED = "only one class among the test images: not defined"
+
+
+def card_metrics(values: Sequence[float | None], n_good: int, n_defective: int) -> dict[str, Any]:
+    """The metrics of a score artifact's card, as `stages.scores` nests them."""
+    nested: dict[str, Any] = {"paper-256": {"image": {}, "pixel": {}}, "mvtec-official": {}}
+    nested["mvtec-official"]["pixel"] = {}
+    for (protocol, level, metric), value in zip(NAMES, values, strict=True):
+        nested[protocol][level][metric] = value
+    return {"values": nested, "n_good": n_good, "n_defective": n_defective}
+
+
+BOTTLE_VALUES = [0.50 + 0.01 * number for number in range(16)]
+BRUSH_VALUES = [None] * 4 + [0.70 + 0.01 * number for number in range(12)]
+BOTTLE = card_metrics(BOTTLE_VALUES, n_good=1, n_defective=2)
+BRUSH = card_metrics(BRUSH_VALUES, n_good=0, n_defective=2)
 
 
 def add_scores(
@@ -105,27 +128,54 @@ def test_a_run_with_a_failed_and_an_undefined_category(store: Store, tmp_path: P
     table = read_table(store, "metrics")
     assert table.schema.equals(METRICS, check_metadata=True)
     rows = table.to_pylist()
-    undefined = "only one class among the test images: AUROC is not defined"
-    assert [(r["category"], r["level"], r["value"], r["reason"]) for r in rows] == [
-        ("bottle", "image", 0.75, None),
-        ("bottle", "pixel", 0.5, None),
-        ("capsule", "image", None, FAILURE),
-        ("capsule", "pixel", None, FAILURE),
-        ("toothbrush", "image", None, undefined),
-        ("toothbrush", "pixel", 0.9, None),
-        ("mean", "image", 0.75, None),
-        ("mean", "pixel", 0.7, None),
-    ]
-    counts = [(r["n_good"], r["n_defective"]) for r in rows[::2]]
-    assert counts == [(1, 2), (None, None), (0, 2), (None, None)]
-    assert [r["student_digest"] for r in rows[::2]] == ["3" * 64, None, "3" * 64, None]
+    parts = {
+        category: [row for row in rows if row["category"] == category]
+        for category in ("bottle", "capsule", "toothbrush", "mean")
+    }
+    assert [row for part in parts.values() for row in part] == rows
+    for category, part in parts.items():
+        names = [(row["protocol"], row["level"], row["metric"]) for row in part]
+        assert names == (NAMES_OF_MEANS if category == "mean" else NAMES)
+    expected = {
+        "bottle": ([(value, None) for value in BOTTLE_VALUES], 1, 2, "3" * 64),
+        "capsule": ([(None, FAILURE)] * 16, None, None, None),
+        "toothbrush": (
+            [(value, UNDEFINED if value is None else None) for value in BRUSH_VALUES],
+            0,
+            2,
+            "3" * 64,
+        ),
+    }
+    for category, (values, *others) in expected.items():
+        assert [(row["value"], row["reason"]) for row in parts[category]] == values
+        for row in parts[category]:
+            assert [row["n_good"], row["n_defective"], row["student_digest"]] == others
     for row in rows:
-        assert (row["run_id"], row["protocol"], row["metric"]) == (FIRST, "paper-256", "auroc")
+        assert row["run_id"] == FIRST
         assert (row["seed"], row["dataset_digest"], row["teacher_digest"]) == (
             7,
             "1" * 64,
             "2" * 64,
         )
+
+
+def test_mean_rows_are_over_the_categories_that_have_a_value(store: Store, tmp_path: Path) -> None:
+    outcomes = [
+        add_scores(store, tmp_path, "bottle", BOTTLE),
+        Outcome("capsule", failure=FAILURE),
+        add_scores(store, tmp_path, "toothbrush", BRUSH),
+    ]
+    publish(store, outcomes)
+    means = [row for row in read_table(store, "metrics").to_pylist() if row["category"] == "mean"]
+    pairs = zip(BOTTLE_VALUES, BRUSH_VALUES, strict=True)
+    by_hand = dict(zip(NAMES, (a if b is None else (a + b) / 2 for a, b in pairs), strict=True))
+    # Thresholds of different students have no common scale: no mean of them.
+    assert len(means) == 13
+    assert {(r["protocol"], r["level"], r["metric"]): r["value"] for r in means} == pytest.approx(
+        {name: by_hand[name] for name in NAMES_OF_MEANS}
+    )
+    for row in means:
+        assert row["reason"] is row["n_good"] is row["n_defective"] is row["student_digest"] is None
 
 
 def test_image_scores_hold_every_image_of_what_was_scored(store: Store, tmp_path: Path) -> None:
@@ -216,7 +266,10 @@ def test_pandas_and_duckdb_read_all_runs_of_a_table(
     ]
     publish(local, outcomes)
     publish(local, outcomes[:1], SECOND)
-    expected = {"image_scores": {FIRST: 5, SECOND: 3}, "metrics": {FIRST: 6, SECOND: 4}}[table]
+    expected = {
+        "image_scores": {FIRST: 5, SECOND: 3},
+        "metrics": {FIRST: 2 * 16 + 13, SECOND: 16 + 13},
+    }[table]
     folder = f"{local.uri}/tables/{table}"
     frame = pd.read_parquet(folder)
     assert frame["run_id"].astype(str).value_counts().to_dict() == expected
@@ -250,11 +303,25 @@ def test_the_summary_is_what_a_person_sees(local: Store, tmp_path: Path) -> None
     ]
     cells = [list(row.display().values()) for row in publish(local, outcomes).summary]
     assert cells == [
-        ["bottle", "0.750", "0.500", "1.000", "0.988", "42"],
-        ["capsule", "failed", "failed", "0.893", "0.986", "-"],
-        ["toothbrush", "not defined", "0.900", "0.897", "0.990", "reused"],
-        ["mean", "0.750", "0.700", "-", "-", "42"],
+        # Image and pixel AUROC as the papers have them; AUPRO at the images' own sizes.
+        ["bottle", "0.500", "0.540", "0.640", "1.000", "0.988", "42"],
+        ["capsule", "failed", "failed", "failed", "0.893", "0.986", "-"],
+        ["toothbrush", "not defined", "0.700", "0.800", "0.897", "0.990", "42, reused"],
+        ["mean", "0.500", "0.620", "0.720", "-", "-", "42"],
     ]
+
+
+def test_a_published_run_is_loaded_by_its_id(store: Store, tmp_path: Path) -> None:
+    outcomes = [
+        add_scores(store, tmp_path, "bottle", BOTTLE),
+        Outcome("capsule", failure=FAILURE),
+    ]
+    run = publish(store, outcomes)
+    assert load_run(store, FIRST) == run
+    assert (run.run_id, run.dataset_key, run.teacher_key) == (FIRST, DATASET, TEACHER)
+    assert [row.failure for row in run.summary] == [None, FAILURE, None]
+    with pytest.raises(StorageError):
+        load_run(store, SECOND)
 
 
 def test_one_category_needs_no_mean_line_and_all_fifteen_have_the_papers(
@@ -272,10 +339,11 @@ def test_one_category_needs_no_mean_line_and_all_fifteen_have_the_papers(
 def test_a_run_where_all_failed_says_so(local: Store) -> None:
     publish(local, [Outcome("capsule", failure=FAILURE)])
     assert read_table(local, "image_scores").num_rows == 0
-    means = read_table(local, "metrics").to_pylist()[-2:]
-    assert [(row["value"], row["reason"]) for row in means] == [
-        (None, "no category has a value")
-    ] * 2
+    rows = read_table(local, "metrics").to_pylist()
+    assert [(row["category"], row["value"], row["reason"]) for row in rows] == [
+        *[("capsule", None, FAILURE)] * 16,
+        *[("mean", None, "no category has a value")] * 13,
+    ]
     assert json.loads(Path(local.path(f"runs/{FIRST}/run.json")).read_text())["files"]
 
 

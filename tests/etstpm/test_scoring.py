@@ -17,6 +17,7 @@ from etstpm.scoring import (
     decision_threshold,
     image_scores,
     score_images,
+    upsample_map,
 )
 
 CPU = Compute(torch.device("cpu"), torch.float32)
@@ -33,16 +34,16 @@ def draw_features(seed: int) -> Pyramid:
     return layer1, layer2, layer3
 
 
-def upsample(image: Array, size: int) -> Array:
+def upsample(image: Array, height: int, width: int) -> Array:
     """Bilinear with half-pixel centres: between the centres of pixels, constant beyond the last."""
-    side = len(image)
-    position = np.clip((np.arange(size) + 0.5) * side / size - 0.5, 0, side - 1)
-    low = np.floor(position).astype(int)
-    high = np.minimum(low + 1, side - 1)
-    weight = position - low
-    rows = image[low] * (1 - weight)[:, None] + image[high] * weight[:, None]
-    result: Array = rows[:, low] * (1 - weight) + rows[:, high] * weight
-    return result
+    for size in (height, width):  # columns, then rows
+        side = len(image)
+        position = np.clip((np.arange(size) + 0.5) * side / size - 0.5, 0, side - 1)
+        low = np.floor(position).astype(int)
+        high = np.minimum(low + 1, side - 1)
+        weight = (position - low)[:, None]
+        image = (image[low] * (1 - weight) + image[high] * weight).T
+    return image
 
 
 def smooth(image: Array, sigma: float, radius: int) -> Array:
@@ -63,7 +64,7 @@ def rebuild(teacher: Pyramid, student: Pyramid, fusion: str) -> Array:
         for target, feature in zip(teacher, student, strict=True):
             a, b = target[number].double().numpy(), feature[number].double().numpy()
             a, b = a / np.linalg.norm(a, axis=0), b / np.linalg.norm(b, axis=0)
-            layers.append(upsample(0.5 * ((a - b) ** 2).sum(0), SIZE))
+            layers.append(upsample(0.5 * ((a - b) ** 2).sum(0), SIZE, SIZE))
         maps.append(np.prod(layers, axis=0) if fusion == "product" else np.sum(layers, axis=0))
     return np.stack(maps)
 
@@ -100,6 +101,30 @@ def test_image_score_is_the_largest_value() -> None:
     maps = torch.zeros(3, 4, 5)
     maps[0, 3, 4], maps[1, 0, 0], maps[1, 1, 1] = 2e-12, 3e-12, 1e-12
     assert torch.equal(image_scores(maps), torch.tensor([2e-12, 3e-12, 0]))
+
+
+@pytest.mark.parametrize(
+    ("shape", "height", "width"),
+    [
+        ((64, 64), 80, 96),
+        ((64, 64), 257, 71),
+        ((5, 7), 5, 7),
+        ((7, 5), 3, 40),  # an image may be smaller than the map
+        ((4, 4), 1, 9),
+        ((4, 4), 1, 1),
+    ],
+)
+def test_a_map_at_the_images_own_size_is_numpys(
+    shape: tuple[int, int], height: int, width: int
+) -> None:
+    raw = 1e-12 * np.exp(2 * np.random.default_rng(0).normal(size=shape))
+    anomaly_map = raw.astype(np.float32)
+    before = anomaly_map.copy()
+    found = upsample_map(anomaly_map, height, width)
+    assert found.shape == (height, width)
+    assert found.dtype == np.float32
+    assert np.allclose(found, upsample(raw, height, width), rtol=1e-4, atol=0)
+    assert np.array_equal(anomaly_map, before)
 
 
 @pytest.fixture(scope="module")

@@ -17,11 +17,15 @@ from PIL import Image
 from safetensors.torch import load_file, save_file
 
 from etstpm import stages
+from etstpm.compute import choose_compute
 from etstpm.config import Config
+from etstpm.dataset import image_files, rows_of
 from etstpm.errors import DatasetError, EtstpmError, StorageError, WeightsError
-from etstpm.images import read_mask
-from etstpm.metrics import auroc
+from etstpm.images import load_pixels, read_mask, resize_mask
+from etstpm.metrics import image_metrics, pixel_metrics
+from etstpm.networks import FeaturePyramid, freeze
 from etstpm.sample import CATEGORIES, MARKER
+from etstpm.scoring import score_images, upsample_map
 from etstpm.settings import settings
 from etstpm.storage import Store
 
@@ -101,6 +105,7 @@ def test_the_chain_leaves_whole_artifacts(finished: tuple[Config, Keys]) -> None
     config, keys = finished
     store = Store(config.store)
     assert stages.categories_of(store, keys.dataset) == [CATEGORY]
+    assert stages.findings_of(store, keys.dataset) == []
     expected = {
         keys.dataset: {"manifest.parquet", "findings.parquet"},
         keys.teacher: {"weights.safetensors", "history.parquet"},
@@ -140,7 +145,7 @@ def test_the_score_table_agrees_with_the_dataset_and_the_card(
         assert row["teacher_digest"] == keys.teacher.split("/")[-1]
     labels = np.array([row["label"] == 1 for row in rows])
     scores = np.array([row["score"] for row in rows])
-    assert metrics["image_auroc"] == auroc(labels, scores)
+    assert metrics["values"]["paper-256"]["image"] == image_metrics(labels, scores)
     assert (metrics["n_good"], metrics["n_defective"]) == (2, 3)
     # One image of four is held out, and the threshold is its score.
     assert metrics["held_out_scores"] == [metrics["threshold"]]
@@ -148,7 +153,64 @@ def test_the_score_table_agrees_with_the_dataset_and_the_card(
         assert picture.width == 5 * (256 + 12) + 12
 
 
-def test_pixel_auroc_sees_the_masks(copied: tuple[Config, Keys], dataset: Path) -> None:
+def load_pyramid(config: Config, key: str) -> FeaturePyramid:
+    pyramid = FeaturePyramid()
+    pyramid.load_state_dict(load_file(Path(config.store) / key / "weights.safetensors"))
+    return freeze(pyramid)
+
+
+def resize_images(root: Path, *sizes: tuple[int, int]) -> None:
+    """Each image of a folder, and its mask, at one of the sizes (width, height) in turn."""
+    for folder in (root / CATEGORY).glob("t*/*"):
+        for number, path in enumerate(sorted(folder.iterdir())):
+            size = sizes[number % len(sizes)]
+            mask = root / CATEGORY / "ground_truth" / folder.name / f"{path.stem}_mask.png"
+            for file in (path, mask) if mask.exists() else (path,):
+                with Image.open(file) as picture:
+                    resized = picture.resize(size, Image.Resampling.NEAREST)
+                resized.save(file)
+
+
+def test_pixels_are_judged_at_the_students_size_and_at_each_images_own(
+    dataset: Path, tmp_path: Path
+) -> None:
+    resize_images(dataset, (96, 80), (70, 110))
+    config = make_config(dataset, tmp_path / "store")
+    keys = run(config)
+    found = Store(config.store).get(keys.scores).card["metrics"]["values"]
+    assert {protocol: set(levels) for protocol, levels in found.items()} == {
+        "paper-256": {"image", "pixel"},
+        "mvtec-official": {"pixel"},
+    }
+
+    manifest = pq.read_table(Path(config.store) / keys.dataset / "manifest.parquet")
+    rows = rows_of(manifest, CATEGORY, "test")
+    assert {(row["width"], row["height"]) for row in rows} == {(96, 80), (70, 110)}
+    masks = [
+        read_mask(dataset / row["mask_path"])
+        if row["label"]
+        else np.zeros((row["height"], row["width"]), bool)
+        for row in rows
+    ]
+    pixels = load_pixels(
+        "again", image_files(dataset, manifest, CATEGORY, "test"), 64, tmp_path / "other-cache"
+    )
+    maps = score_images(
+        load_pyramid(config, keys.teacher),
+        load_pyramid(config, keys.student),
+        pixels,
+        config.scoring,
+        compute=choose_compute(config),
+        name="again",
+    ).maps
+    own_maps = [upsample_map(m, *mask.shape) for m, mask in zip(maps, masks, strict=True)]
+    assert found["mvtec-official"]["pixel"] == pixel_metrics(masks, own_maps)
+    small_masks = [resize_mask(mask, 64) for mask in masks]
+    assert found["paper-256"]["pixel"] == pixel_metrics(small_masks, maps)
+    assert found["mvtec-official"]["pixel"] != found["paper-256"]["pixel"]
+
+
+def test_pixel_metrics_see_the_masks(copied: tuple[Config, Keys], dataset: Path) -> None:
     config, keys = copied
     for path in dataset.glob(f"{CATEGORY}/ground_truth/*/*.png"):
         Image.fromarray(~read_mask(path)).convert("L").save(path)
@@ -156,10 +218,13 @@ def test_pixel_auroc_sees_the_masks(copied: tuple[Config, Keys], dataset: Path) 
     assert turned.student == keys.student
     assert turned.scores != keys.scores
     first, second = (
-        Store(config.store).get(key).card["metrics"] for key in (keys.scores, turned.scores)
+        Store(config.store).get(key).card["metrics"]["values"]
+        for key in (keys.scores, turned.scores)
     )
-    assert first["image_auroc"] == second["image_auroc"]
-    assert first["pixel_auroc"] != second["pixel_auroc"]
+    assert first["paper-256"]["image"] == second["paper-256"]["image"]
+    for protocol in ("paper-256", "mvtec-official"):
+        for metric in ("auroc", "ap", "f1_max", "aupro", "aupro_0.05"):
+            assert first[protocol]["pixel"][metric] != second[protocol]["pixel"][metric]
 
 
 def test_a_second_run_makes_nothing_again(

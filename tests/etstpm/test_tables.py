@@ -10,7 +10,8 @@ import pyarrow.parquet as pq
 import pytest
 
 from etstpm import tables
-from etstpm.tables import IMAGE_SCORES, METRICS, schema_without, write_parquet
+from etstpm.publishing import ROWS
+from etstpm.tables import IMAGE_SCORES, METRICS, OFFICIAL, PAPER, schema_without, write_parquet
 
 # DESIGN.md, "The tables": columns are added at the end, never renamed, moved or dropped.
 IMAGE_SCORES_CONTRACT = {
@@ -77,6 +78,14 @@ def test_every_table_and_column_says_what_it_means(name: str) -> None:
     for column, unit in sizes.items():
         if column in schema.names:
             assert schema.field(column).metadata[b"unit"] == unit
+
+
+def test_every_name_among_the_metrics_is_explained() -> None:
+    assert (PAPER, OFFICIAL) == ("paper-256", "mvtec-official")
+    for position, column in enumerate(("protocol", "level", "metric")):
+        meaning = METRICS.field(column).metadata[b"meaning"].decode()
+        for name in {row[position] for row in ROWS}:
+            assert f"'{name}'" in meaning
 
 
 def row_of(category: str, score: float, **others: object) -> dict[str, object]:

@@ -1,0 +1,52 @@
+"""The stages on real MVTec AD images with real ImageNet weights, small enough for every commit."""
+
+from pathlib import Path
+
+import pandas as pd
+
+from etstpm import stages
+from etstpm.config import Config
+from etstpm.publishing import WHY_UNDEFINED, Outcome, publish_run
+from etstpm.storage import Store
+from etstpm.tables import PAPER
+
+
+def test_toothbrush_has_pixels_to_score_but_no_good_test_image(
+    real_data: Path, tmp_path: Path
+) -> None:
+    config = Config.load(
+        "default",
+        ["dataset.categories=toothbrush", "dataset.image_size=128", "student.epochs=4"],
+        {
+            "dataset.root": str(real_data / "mvtec_ad"),
+            "teacher.weights": str(next((real_data / "weights").glob("*.pth"))),
+            "store": str(tmp_path / "store"),
+        },
+    )
+    store = Store(config.store)
+    dataset = stages.validate(config, store)
+    teacher = stages.teacher(config, store, dataset)
+    student = stages.student(config, store, dataset, teacher, "toothbrush")
+    scores = stages.scores(config, store, dataset, student, "toothbrush")
+    run = publish_run(
+        store,
+        config,
+        run_id="real",
+        started_at=pd.Timestamp.now("UTC").to_pydatetime(),
+        dataset_key=dataset,
+        teacher_key=teacher,
+        outcomes=[Outcome("toothbrush", scores_key=scores)],
+    )
+
+    assert run.is_complete
+    assert "batch normalisation folded" in store.get(teacher).card["description"]
+    metrics = pd.read_parquet(run.files["metrics"])
+    metrics = metrics[(metrics["category"] == "toothbrush") & (metrics["protocol"] == PAPER)]
+    image = metrics[metrics["level"] == "image"]
+    assert image["value"].isna().all()
+    assert set(image["reason"]) == {WHY_UNDEFINED}
+    assert set(image["n_good"]) == {0}
+    # 0.973 was seen; a teacher with wrong weights or a wrong normalisation stays far below.
+    pixel = metrics[metrics["level"] == "pixel"].set_index("metric")["value"]
+    assert pixel["auroc"] > 0.95
+    assert len(pd.read_parquet(run.files["image_scores"])) == 30
