@@ -3,6 +3,7 @@
 from datetime import datetime
 
 from prefect import task
+from prefect.cache_policies import NO_CACHE
 
 from etstpm.config import Config
 from etstpm.publishing import Outcome, publish_run
@@ -10,7 +11,7 @@ from etstpm.storage import Store
 from tasks.artifacts import show_summary
 
 
-@task(name="publish", task_run_name="publish {run_id}")
+@task(name="publish", task_run_name="publish {run_id}", cache_policy=NO_CACHE)
 def publish(
     config: Config,
     run_id: str,

@@ -1,6 +1,7 @@
 """A category's tasks: distil its student, score its test images."""
 
 from prefect import task
+from prefect.cache_policies import NO_CACHE
 
 from etstpm import stages
 from etstpm.config import Config
@@ -8,13 +9,13 @@ from etstpm.storage import Store
 from tasks.artifacts import show_hardest
 
 
-@task(name="student", task_run_name="student {category}")
+@task(name="student", task_run_name="student {category}", cache_policy=NO_CACHE)
 def distil_student(config: Config, dataset_key: str, teacher_key: str, category: str) -> str:
     """Distil one category's student; key of its weights."""
     return stages.student(config, Store(config.store), dataset_key, teacher_key, category)
 
 
-@task(name="scores", task_run_name="scores {category}")
+@task(name="scores", task_run_name="scores {category}", cache_policy=NO_CACHE)
 def score_category(config: Config, dataset_key: str, student_key: str, category: str) -> str:
     """Score one category's test images; key of their scores."""
     store = Store(config.store)
