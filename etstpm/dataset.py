@@ -7,13 +7,12 @@ CATEGORY/ground_truth/DEFECT_TYPE/000_mask.png
 """
 
 import uuid
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
@@ -21,41 +20,23 @@ from etstpm.catalog import MVTEC_AD_COUNTS
 from etstpm.config import digest_of
 from etstpm.errors import DatasetError
 from etstpm.facts import KnownImages, KnownMasks
+from etstpm.findings import Scan, reason_of
 from etstpm.images import (
     UNREADABLE,
     ImageFacts,
     ImageFile,
     cache_path,
     new_cache_file,
-    read_grey,
     read_image,
 )
+from etstpm.masks import check_mask, report_masks_without_image
 from etstpm.progress import track
 from etstpm.settings import settings
-from etstpm.storage import file_sha256
 from etstpm.tables import FINDINGS, MANIFEST
 
-IMAGE_SUFFIXES = {".png", ".jpg", ".jpeg", ".bmp", ".tif", ".tiff"}
 GOOD = "good"
 MINIMUM_TRAIN = 2
 """One image to train on and one to hold out."""
-
-Row = dict[str, object]
-
-
-@dataclass(frozen=True)
-class Finding:
-    """Something in the tree that is not as it should be."""
-
-    severity: str
-    code: str
-    path: str
-    expected: str
-    found: str
-    remedy: str
-
-    def __str__(self) -> str:
-        return f"{self.path}: expected {self.expected}, found {self.found}; {self.remedy}"
 
 
 @dataclass(frozen=True)
@@ -67,35 +48,6 @@ class Dataset:
     digest: str
 
 
-@dataclass
-class _Scan:
-    """What a scan has gathered so far."""
-
-    root: Path
-    size: int
-    cache: Path
-    rows: list[Row] = field(default_factory=list)
-    findings: list[Finding] = field(default_factory=list)
-
-    def report(
-        self, severity: str, code: str, path: Path, expected: str, found: str, remedy: str
-    ) -> None:
-        name = _printable(path.relative_to(self.root).as_posix())
-        self.findings.append(Finding(severity, code, name, expected, found, remedy))
-
-    def entries(self, folder: Path) -> list[Path]:
-        """What stands in a folder, by name; nothing if there is no such folder."""
-        entries = sorted(folder.iterdir()) if folder.is_dir() else []
-        return [entry for entry in entries if self.has_utf8_name(entry)]
-
-    def has_utf8_name(self, path: Path) -> bool:
-        """Whether tables can hold the name; if not, that is an error."""
-        if _printable(path.name) == path.name:
-            return True
-        self.report("error", "name-not-utf8", path, "a name in UTF-8", "other bytes", "rename it")
-        return False
-
-
 def scan_dataset(
     root: Path, categories: Sequence[str] | None, image_size: int, cache: Path
 ) -> Dataset:
@@ -105,7 +57,7 @@ def scan_dataset(
     `image_size` to the decoded cache. Raises `DatasetError` that names the first error and counts
     the others; warnings are kept as findings.
     """
-    scan = _Scan(root, image_size, cache)
+    scan = Scan(root, image_size, cache)
     try:
         for category in choose_categories(root, categories):
             _scan_category(scan, category)
@@ -124,15 +76,6 @@ def scan_dataset(
         findings=pa.Table.from_pylist([asdict(f) for f in scan.findings], schema=FINDINGS),
         digest=digest_of(identity),
     )
-
-
-def mask_path_of(image_path: Path) -> Path:
-    """CATEGORY/test/DEFECT/000.png to CATEGORY/ground_truth/DEFECT/000_mask.png.
-
-    By path, never by sort order: one stray file would shift every mask after it.
-    """
-    category = image_path.parents[2]
-    return category / "ground_truth" / image_path.parent.name / f"{image_path.stem}_mask.png"
 
 
 def rows_of(manifest: pa.Table, category: str, split: str) -> list[dict[str, Any]]:
@@ -179,13 +122,13 @@ def choose_categories(root: Path, categories: Sequence[str] | None) -> list[str]
     return sorted(set(categories)) if categories else found
 
 
-def _scan_category(scan: _Scan, category: str) -> None:
+def _scan_category(scan: Scan, category: str) -> None:
     folder = scan.root / category
     if not scan.has_utf8_name(folder):
         return
     if category == "mean":
         scan.report("error", "reserved-name", folder, "another name", "'mean'", "rename the folder")
-    train = _list_images(scan, folder / "train" / GOOD)
+    train = scan.images(folder / "train" / GOOD)
     if len(train) < MINIMUM_TRAIN:
         scan.report(
             "error",
@@ -196,11 +139,7 @@ def _scan_category(scan: _Scan, category: str) -> None:
             "add them, or leave the category out with CATEGORIES=",
         )
         return
-    test = [
-        path
-        for defect in _list_folders(scan, folder / "test")
-        for path in _list_images(scan, defect)
-    ]
+    test = [path for defect in scan.folders(folder / "test") for path in scan.images(defect)]
     if not test:
         scan.report(
             "error", "no-test", folder / "test", "test images", "none", "add them, or leave it out"
@@ -208,38 +147,11 @@ def _scan_category(scan: _Scan, category: str) -> None:
         return
     _decode_split(scan, category, "train", train)
     _decode_split(scan, category, "test", test)
-    _report_masks_without_image(scan, folder, test)
+    report_masks_without_image(scan, folder, test)
     _report_counts(scan, category, train, test)
 
 
-def _list_folders(scan: _Scan, folder: Path) -> list[Path]:
-    entries = scan.entries(folder)
-    for entry in entries:
-        if not entry.is_dir() and not entry.name.startswith("."):
-            scan.report(
-                "warning", "foreign-file", entry, "folders", "a file", "it is not used; remove it"
-            )
-    return [entry for entry in entries if entry.is_dir() and not entry.name.startswith(".")]
-
-
-def _list_images(scan: _Scan, folder: Path) -> list[Path]:
-    images = []
-    for entry in scan.entries(folder):
-        if entry.suffix.lower() in IMAGE_SUFFIXES and not entry.name.startswith("."):
-            images.append(entry)
-        else:
-            scan.report(
-                "warning",
-                "foreign-file",
-                entry,
-                "images only",
-                "another file" if entry.is_file() else "a folder",
-                "it is not used; remove it",
-            )
-    return images
-
-
-def _decode_split(scan: _Scan, category: str, split: str, paths: list[Path]) -> None:
+def _decode_split(scan: Scan, category: str, split: str, paths: list[Path]) -> None:
     """Append the split's rows to the manifest and its pixels to the cache."""
     known = KnownImages(scan.cache, scan.root / category / split, paths)
     masks = KnownMasks(scan.cache, scan.root / category / "ground_truth")
@@ -253,7 +165,7 @@ def _decode_split(scan: _Scan, category: str, split: str, paths: list[Path]) -> 
         if fact is None:
             continue
         defect_type = path.parent.name
-        mask = None if defect_type == GOOD else _check_mask(scan, path, fact, masks)
+        mask = None if defect_type == GOOD else check_mask(scan, path, fact, masks)
         scan.rows.append(
             {
                 "category": category,
@@ -274,7 +186,7 @@ def _decode_split(scan: _Scan, category: str, split: str, paths: list[Path]) -> 
         masks.save()
 
 
-def _decode(scan: _Scan, category: str, split: str, paths: list[Path]) -> list[ImageFacts | None]:
+def _decode(scan: Scan, category: str, split: str, paths: list[Path]) -> list[ImageFacts | None]:
     """Decode every image of a split; None for one that cannot be, which is a finding."""
     name = f"{category}/{split}"
     temporary = cache_path(name, scan.size, [uuid.uuid4().hex], scan.cache)
@@ -302,7 +214,7 @@ def _decode(scan: _Scan, category: str, split: str, paths: list[Path]) -> list[I
             "unreadable-image",
             path,
             "a whole image file",
-            _reason(result),
+            reason_of(result),
             "restore the file from its source, or remove it",
         )
     whole = [fact.sha256 for fact in facts if fact is not None]
@@ -313,96 +225,7 @@ def _decode(scan: _Scan, category: str, split: str, paths: list[Path]) -> list[I
     return facts
 
 
-def _check_mask(
-    scan: _Scan, image: Path, fact: ImageFacts, known: KnownMasks
-) -> tuple[str, str] | None:
-    """A defective image's mask: its relative path and SHA-256; None if it cannot be read."""
-    path = mask_path_of(image)
-    if not path.is_file():
-        scan.report(
-            "error",
-            "image-without-mask",
-            image,
-            f"a mask at {path.relative_to(scan.root).as_posix()}",
-            "none",
-            "restore the mask, or remove the image",
-        )
-        return None
-    name = path.relative_to(scan.root).as_posix()
-    key, sha256 = known.find(path, fact)
-    if sha256 is not None:
-        return name, sha256
-    try:
-        mask = read_grey(path)
-    except UNREADABLE as error:
-        scan.report(
-            "error",
-            "unreadable-mask",
-            path,
-            "a whole image file",
-            _reason(error),
-            "restore the file from its source",
-        )
-        return None
-    sha256 = file_sha256(path)
-    if mask.shape != (fact.height, fact.width):
-        scan.report(
-            "error",
-            "mask-size",
-            path,
-            f"{fact.width}x{fact.height} as its image",
-            f"{mask.shape[1]}x{mask.shape[0]}",
-            "restore the mask that belongs to this image",
-        )
-    elif not (mask > 127).any():
-        scan.report(
-            "error",
-            "mask-empty",
-            path,
-            "a defective pixel",
-            "none",
-            "restore the mask, or move the image to test/good",
-        )
-    elif not np.isin(mask, (0, 255)).all():
-        scan.report(
-            "warning",
-            "mask-not-binary",
-            path,
-            "0 and 255",
-            "other values",
-            "above 127 is defective",
-        )
-    else:
-        known.remember(key, sha256)
-    return name, sha256
-
-
-def _reason(error: Exception) -> str:
-    return next(iter(str(error).splitlines()), type(error).__name__)
-
-
-def _printable(name: str) -> str:
-    """A file's name as UTF-8 can hold it."""
-    return name.encode("utf-8", "backslashreplace").decode()
-
-
-def _report_masks_without_image(scan: _Scan, folder: Path, test: Iterable[Path]) -> None:
-    expected = {mask_path_of(path) for path in test}
-    for defect in _list_folders(scan, folder / "ground_truth"):
-        for path in _list_images(scan, defect):
-            if path not in expected:
-                image = f"test/{defect.name}/{path.stem.removesuffix('_mask')}"
-                scan.report(
-                    "error",
-                    "mask-without-image",
-                    path,
-                    f"an image {folder.name}/{image}.png",
-                    "none",
-                    "restore the image, or remove the mask",
-                )
-
-
-def _report_counts(scan: _Scan, category: str, train: Sequence[Path], test: Sequence[Path]) -> None:
+def _report_counts(scan: Scan, category: str, train: Sequence[Path], test: Sequence[Path]) -> None:
     good = sum(path.parent.name == GOOD for path in test)
     official = MVTEC_AD_COUNTS.get(category)
     counts = {"train/good": len(train), "test/good": good, "test (defective)": len(test) - good}

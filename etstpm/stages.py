@@ -4,41 +4,33 @@ A stage works out the content address of its output from its inputs, returns tha
 the artifact is there, and otherwise makes it. So a crashed run goes on by being run again, and a
 changed config, a retry or a second worker do the right thing without special cases.
 
-Bump a stage's version when its code changes what it puts out.
+Raise a stage's version (`etstpm/cards.py`) when its code changes what it puts out.
 """
 
 import dataclasses
-import platform
 import tempfile
 import time
-from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.parquet as pq
-import torch
-from safetensors.torch import load_file, save_file
 
-from etstpm import __version__
-from etstpm.compute import Compute, choose_compute
+from etstpm.cards import VERSIONS, commit_network, load_network, make_card
+from etstpm.compute import choose_compute
 from etstpm.config import Config, digest_of
-from etstpm.dataset import GOOD, choose_categories, image_files, rows_of, scan_dataset
+from etstpm.dataset import choose_categories, scan_dataset
 from etstpm.distillation import distil_student, split_train_validation
-from etstpm.errors import WeightsError
 from etstpm.finetuning import finetune_teacher
-from etstpm.images import Pixels, load_pixels, read_mask, resize_mask
+from etstpm.images import resize_mask
+from etstpm.inputs import dataset_root, open_inputs, own_mask, proven_weights
 from etstpm.metrics import image_metrics, pixel_metrics
-from etstpm.networks import RANDOM_WEIGHTS, FeaturePyramid, TeacherWeights, freeze, load_weights
 from etstpm.pictures import draw_hardest
-from etstpm.sample import MARKER, SAMPLE_VERSION, draw_sample
 from etstpm.scoring import decision_threshold, score_images, upsample_map
 from etstpm.settings import settings
-from etstpm.storage import Card, Store
+from etstpm.storage import Store
 from etstpm.tables import (
     FINDINGS,
     IMAGE_SCORES,
@@ -51,44 +43,7 @@ from etstpm.tables import (
     write_parquet,
 )
 
-VERSIONS = {"dataset": 1, "teacher": 1, "student": 1, "scores": 2}
-
 IMAGE_SCORES_OF_ARTIFACT = schema_without(IMAGE_SCORES, "run_id")
-
-
-@dataclass(frozen=True)
-class _Inputs:
-    """What a stage reads from the dataset's artifact."""
-
-    root: Path
-    manifest: pa.Table
-
-    def rows(self, category: str, split: str) -> list[dict[str, Any]]:
-        return rows_of(self.manifest, category, split)
-
-    def pixels(self, category: str, split: str, size: int) -> Pixels:
-        files = image_files(self.root, self.manifest, category, split)
-        return load_pixels(f"{category}/{split}", files, size, settings().cache)
-
-    def digest(self, category: str, split: str) -> str:
-        """Of the contents alone, in order: a renamed root changes nothing."""
-        return digest_of(
-            [[row["image_sha256"], row["mask_sha256"]] for row in self.rows(category, split)]
-        )
-
-
-def is_sample(config: Config) -> bool:
-    """Whether the run's images are drawn by etstpm: here, or earlier into the folder given."""
-    return config.dataset.root is None or (dataset_root(config) / MARKER).is_file()
-
-
-def dataset_root(config: Config) -> Path:
-    """The dataset's folder; the sample is drawn into the cache if it is not there."""
-    if config.dataset.root is not None:
-        return Path(config.dataset.root).expanduser()
-    root = settings().cache / f"sample-{SAMPLE_VERSION}"
-    draw_sample(root)
-    return root
 
 
 def validate(config: Config, store: Store) -> str:
@@ -99,7 +54,7 @@ def validate(config: Config, store: Store) -> str:
     """
     root = dataset_root(config)
     choose_categories(root, config.dataset.categories)
-    _weights(config)
+    proven_weights(config)
     choose_compute(config)
     store.check_writable()
     dataset = scan_dataset(
@@ -114,7 +69,7 @@ def validate(config: Config, store: Store) -> str:
             store.commit(
                 key,
                 Path(folder),
-                _card("dataset", config, inputs={"content": dataset.digest})
+                make_card("dataset", config, inputs={"content": dataset.digest})
                 | {
                     "categories": dataset.manifest["category"].unique().to_pylist(),
                     "images": dataset.manifest.num_rows,
@@ -138,8 +93,8 @@ def findings_of(store: Store, dataset_key: str) -> list[dict[str, str]]:
 
 def teacher(config: Config, store: Store, dataset_key: str) -> str:
     """Prove the weights, fine-tune them if the config says so; key of the frozen teacher."""
-    inputs = _open_inputs(config, store, dataset_key)
-    weights = _weights(config)
+    inputs = open_inputs(config, store, dataset_key)
+    weights = proven_weights(config)
     identity: dict[str, Any] = {
         "version": VERSIONS["teacher"],
         "weights": weights.sha256 or weights.description,
@@ -164,18 +119,18 @@ def teacher(config: Config, store: Store, dataset_key: str) -> str:
         }
         tuned = finetune_teacher(weights, pixels, config.teacher, seed=config.seed, compute=compute)
         pyramid, history, summary = tuned.pyramid, tuned.history, tuned.summary
-    card = _card("teacher", config, identity, compute, started) | {
+    card = make_card("teacher", config, identity, compute, started) | {
         "weights": {"source": weights.source, "sha256": weights.sha256},
         "description": weights.description,
         "summary": summary,
     }
-    _commit_network(store, key, pyramid, history=history, schema=TEACHER_HISTORY, card=card)
+    commit_network(store, key, pyramid, history=history, schema=TEACHER_HISTORY, card=card)
     return key
 
 
 def student(config: Config, store: Store, dataset_key: str, teacher_key: str, category: str) -> str:
     """Distil one category's student on the frozen teacher; key of its best weights."""
-    inputs = _open_inputs(config, store, dataset_key)
+    inputs = open_inputs(config, store, dataset_key)
     identity = {
         "version": VERSIONS["student"],
         "teacher": store.get(teacher_key).digest,
@@ -189,7 +144,7 @@ def student(config: Config, store: Store, dataset_key: str, teacher_key: str, ca
     started, compute = time.monotonic(), choose_compute(config)
     pixels = inputs.pixels(category, "train", config.dataset.image_size)
     distilled = distil_student(
-        _load_network(store, teacher_key),
+        load_network(store, teacher_key),
         pixels,
         config.student,
         seed=config.seed,
@@ -197,13 +152,13 @@ def student(config: Config, store: Store, dataset_key: str, teacher_key: str, ca
         name=category,
     )
     best = distilled.history[distilled.best_epoch - 1]
-    card = _card("student", config, identity, compute, started) | {
+    card = make_card("student", config, identity, compute, started) | {
         "category": category,
         "teacher": teacher_key,
         "train_images": len(pixels),
         "metrics": dataclasses.asdict(best),
     }
-    _commit_network(
+    commit_network(
         store,
         key,
         distilled.pyramid,
@@ -216,7 +171,7 @@ def student(config: Config, store: Store, dataset_key: str, teacher_key: str, ca
 
 def scores(config: Config, store: Store, dataset_key: str, student_key: str, category: str) -> str:
     """Score a category's test images; key of their scores, metrics and pictures."""
-    inputs = _open_inputs(config, store, dataset_key)
+    inputs = open_inputs(config, store, dataset_key)
     student_artifact = store.get(student_key)
     identity = {
         "version": VERSIONS["scores"],
@@ -232,7 +187,7 @@ def scores(config: Config, store: Store, dataset_key: str, student_key: str, cat
     started, compute = time.monotonic(), choose_compute(config)
     size, rows = config.dataset.image_size, inputs.rows(category, "test")
     teacher_key = student_artifact.card["teacher"]
-    networks = _load_network(store, teacher_key), _load_network(store, student_key)
+    networks = load_network(store, teacher_key), load_network(store, student_key)
 
     good = inputs.pixels(category, "train", size)
     _, held_out = split_train_validation(len(good), config.student.validation_fraction, config.seed)
@@ -249,7 +204,7 @@ def scores(config: Config, store: Store, dataset_key: str, student_key: str, cat
     scored = score_images(
         *networks, pixels, config.scoring, compute=compute, name=f"{category}: score"
     )
-    own_masks = [_mask(inputs.root, row) for row in rows]
+    own_masks = [own_mask(inputs.root, row) for row in rows]
     masks = np.stack([resize_mask(mask, size) for mask in own_masks])
     labels = np.array([row["label"] == 1 for row in rows])
     own_maps = (
@@ -291,7 +246,7 @@ def scores(config: Config, store: Store, dataset_key: str, student_key: str, cat
         draw_hardest(pixels, masks, scored, labels=labels, names=names, threshold=threshold).save(
             path / "hardest.png", optimize=True
         )
-        card = _card("scores", config, identity, compute, started) | {
+        card = make_card("scores", config, identity, compute, started) | {
             "category": category,
             "student": student_key,
             "teacher": teacher_key,
@@ -299,30 +254,6 @@ def scores(config: Config, store: Store, dataset_key: str, student_key: str, cat
         }
         store.commit(key, path, card)
     return key
-
-
-def _open_inputs(config: Config, store: Store, dataset_key: str) -> _Inputs:
-    with store.open(store.get(dataset_key), "manifest.parquet") as folder:
-        return _Inputs(dataset_root(config), pq.read_table(folder / "manifest.parquet"))
-
-
-def _weights(config: Config) -> TeacherWeights:
-    """The configured weights. Only the drawn sample may do without a file."""
-    source = config.teacher.weights
-    if source == RANDOM_WEIGHTS and not is_sample(config):
-        raise WeightsError(
-            "teacher.weights = 'random' is for the drawn sample: a random teacher finds little on "
-            "real images; give WEIGHTS=/path/resnet18-f37072fd.pth, an fsspec URI, or leave it "
-            "empty to download torchvision's"
-        )
-    try:
-        return load_weights(
-            source, config.teacher.weights_sha256, cache=settings().cache, seed=config.seed
-        )
-    except WeightsError:
-        if source is None and is_sample(config):
-            return load_weights(RANDOM_WEIGHTS, None, cache=settings().cache, seed=config.seed)
-        raise
 
 
 def _numerics(config: Config) -> dict[str, Any]:
@@ -333,63 +264,3 @@ def _numerics(config: Config) -> dict[str, Any]:
         "device": config.device,
         "precision": config.precision,
     }
-
-
-def _card(
-    stage: str,
-    config: Config,
-    inputs: Mapping[str, Any],
-    compute: Compute | None = None,
-    started: float | None = None,
-) -> Card:
-    card: Card = {
-        "stage": stage,
-        "stage_version": VERSIONS[stage],
-        "inputs": dict(inputs),
-        "config": config.model_dump(mode="json", exclude={"store"}),
-        "seed": config.seed,
-        "created_at": datetime.now(UTC).isoformat(),
-        "versions": {
-            "etstpm": __version__,
-            "python": platform.python_version(),
-            "torch": str(torch.__version__),
-            "numpy": np.__version__,
-        },
-    }
-    if compute is not None:
-        card["compute"] = compute.describe()
-    if started is not None:
-        card["seconds"] = round(time.monotonic() - started, 3)
-    return card
-
-
-def _commit_network(
-    store: Store,
-    key: str,
-    pyramid: FeaturePyramid,
-    *,
-    history: Iterable[Any],
-    schema: pa.Schema,
-    card: Card,
-) -> None:
-    with tempfile.TemporaryDirectory(prefix="etstpm-") as folder:
-        tensors = {name: t.cpu().contiguous() for name, t in pyramid.state_dict().items()}
-        save_file(tensors, Path(folder) / "weights.safetensors")
-        rows = [dataclasses.asdict(record) for record in history]
-        table = pa.Table.from_pylist(rows, schema=schema)
-        write_parquet(Path(folder) / "history.parquet", schema, [table])
-        store.commit(key, Path(folder), card)
-
-
-def _load_network(store: Store, key: str) -> FeaturePyramid:
-    with store.open(store.get(key), "weights.safetensors") as folder:
-        pyramid = FeaturePyramid()
-        pyramid.load_state_dict(load_file(folder / "weights.safetensors"))
-        return freeze(pyramid)
-
-
-def _mask(root: Path, row: Mapping[str, Any]) -> npt.NDArray[np.bool_]:
-    """An image's mask at the image's own size."""
-    if row["defect_type"] == GOOD:
-        return np.zeros((row["height"], row["width"]), bool)
-    return read_mask(root / row["mask_path"])

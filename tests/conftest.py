@@ -5,12 +5,19 @@ import shutil
 from collections.abc import Iterator
 from pathlib import Path
 
+import hypothesis
 import pytest
 
 from etstpm.sample import draw_sample
 from etstpm.settings import settings
 
 pytest_plugins = ["tests.prefect_server"]
+
+# CI tells whether a change is right, and the same examples tell it each time; elsewhere each run
+# looks at new ones.
+hypothesis.settings.register_profile("ci", derandomize=True)
+if os.environ.get("CI"):
+    hypothesis.settings.load_profile("ci")
 
 
 @pytest.fixture(autouse=True)

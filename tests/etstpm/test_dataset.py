@@ -13,9 +13,10 @@ from PIL import Image
 
 from etstpm import dataset as dataset_module
 from etstpm.catalog import MVTEC_AD_COUNTS, STPM_PUBLISHED
-from etstpm.dataset import Dataset, image_files, mask_path_of, scan_dataset
+from etstpm.dataset import Dataset, image_files, scan_dataset
 from etstpm.errors import ConfigError, DatasetError, EtstpmError
 from etstpm.images import load_pixels, read_image
+from etstpm.masks import mask_path_of
 from etstpm.tables import FINDINGS, MANIFEST
 
 SIZE = 32
@@ -456,16 +457,19 @@ def break_one(data: st.DataObject, root: Path, path: Path) -> None:
         st.sampled_from(["000.png", "000_mask.png", "x.JPG", "good", ".x", "ä.png", "test", "a b"])
     )
     target = path.with_name(name)
+    is_folder = path.is_dir() and not path.is_symlink()
+    # A link that leads nowhere, or to itself, does not exist and yet is in the way.
+    is_free = not os.path.lexists(target)
     if kind == "delete":
-        shutil.rmtree(path) if path.is_dir() else path.unlink()
-    elif kind == "rename" and not target.exists():
+        shutil.rmtree(path) if is_folder else path.unlink()
+    elif kind == "rename" and is_free:
         path.rename(target)
-    elif kind == "empty" and path.is_dir():
+    elif kind == "empty" and is_folder:
         shutil.rmtree(path)
         path.mkdir()
-    elif kind == "foreign" and path.is_dir() and not (path / name).exists():
+    elif kind == "foreign" and is_folder and not os.path.lexists(path / name):
         (path / name).write_bytes(data.draw(st.binary(max_size=64)))
-    elif kind == "link" and not target.exists():
+    elif kind == "link" and is_free:
         target.symlink_to(data.draw(st.sampled_from(["nowhere", ".", "000.png", str(root)])))
     elif kind in {"truncate", "flip"} and path.is_file():
         content = bytearray(path.read_bytes())

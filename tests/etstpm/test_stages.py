@@ -22,6 +22,7 @@ from etstpm.config import Config
 from etstpm.dataset import image_files, rows_of
 from etstpm.errors import DatasetError, EtstpmError, StorageError, WeightsError
 from etstpm.images import load_pixels, read_mask, resize_mask
+from etstpm.inputs import is_sample
 from etstpm.metrics import image_metrics, pixel_metrics
 from etstpm.networks import FeaturePyramid, freeze
 from etstpm.sample import CATEGORIES, MARKER
@@ -401,9 +402,9 @@ def test_training_opens_nothing_of_the_test_split(
 
 def test_a_real_dataset_does_not_start_from_random_weights(dataset: Path, tmp_path: Path) -> None:
     config = make_config(dataset, tmp_path / "store")
-    assert stages.is_sample(config)
+    assert is_sample(config)
     (dataset / MARKER).unlink()
-    assert not stages.is_sample(config)
+    assert not is_sample(config)
     with pytest.raises(WeightsError, match=r"'random' is for the drawn sample.*give WEIGHTS="):
         stages.validate(config, Store(config.store))
     assert not Path(config.store).exists()

@@ -1,0 +1,81 @@
+"""What an artifact's card says, and networks to artifacts and back."""
+
+import dataclasses
+import platform
+import tempfile
+import time
+from collections.abc import Iterable, Mapping
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import torch
+from safetensors.torch import load_file, save_file
+
+from etstpm import __version__
+from etstpm.compute import Compute
+from etstpm.config import Config
+from etstpm.networks import FeaturePyramid, freeze
+from etstpm.storage import Card, Store
+from etstpm.tables import write_parquet
+
+VERSIONS = {"dataset": 1, "teacher": 1, "student": 1, "scores": 2}
+"""Of each stage: part of its output's address. Raise it when its code changes what it puts out."""
+
+
+def make_card(
+    stage: str,
+    config: Config,
+    inputs: Mapping[str, Any],
+    compute: Compute | None = None,
+    started: float | None = None,
+) -> Card:
+    """A stage's card: what it was made from and with; `started` is of `time.monotonic`."""
+    result: Card = {
+        "stage": stage,
+        "stage_version": VERSIONS[stage],
+        "inputs": dict(inputs),
+        "config": config.model_dump(mode="json", exclude={"store"}),
+        "seed": config.seed,
+        "created_at": datetime.now(UTC).isoformat(),
+        "versions": {
+            "etstpm": __version__,
+            "python": platform.python_version(),
+            "torch": str(torch.__version__),
+            "numpy": np.__version__,
+        },
+    }
+    if compute is not None:
+        result["compute"] = compute.describe()
+    if started is not None:
+        result["seconds"] = round(time.monotonic() - started, 3)
+    return result
+
+
+def commit_network(
+    store: Store,
+    key: str,
+    pyramid: FeaturePyramid,
+    *,
+    history: Iterable[Any],
+    schema: pa.Schema,
+    card: Card,
+) -> None:
+    """Publish a network and its history as an artifact."""
+    with tempfile.TemporaryDirectory(prefix="etstpm-") as folder:
+        tensors = {name: t.cpu().contiguous() for name, t in pyramid.state_dict().items()}
+        save_file(tensors, Path(folder) / "weights.safetensors")
+        rows = [dataclasses.asdict(record) for record in history]
+        table = pa.Table.from_pylist(rows, schema=schema)
+        write_parquet(Path(folder) / "history.parquet", schema, [table])
+        store.commit(key, Path(folder), card)
+
+
+def load_network(store: Store, key: str) -> FeaturePyramid:
+    """A frozen pyramid from an artifact, its file's hash verified."""
+    with store.open(store.get(key), "weights.safetensors") as folder:
+        pyramid = FeaturePyramid()
+        pyramid.load_state_dict(load_file(folder / "weights.safetensors"))
+        return freeze(pyramid)

@@ -1,0 +1,89 @@
+"""What the stages read: the validated dataset, its images and masks, the teacher's weights."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from etstpm.config import Config, digest_of
+from etstpm.dataset import GOOD, image_files, rows_of
+from etstpm.errors import WeightsError
+from etstpm.images import Pixels, load_pixels, read_mask
+from etstpm.networks import RANDOM_WEIGHTS, TeacherWeights, load_weights
+from etstpm.sample import MARKER, SAMPLE_VERSION, draw_sample
+from etstpm.settings import settings
+from etstpm.storage import Store
+
+
+@dataclass(frozen=True)
+class Inputs:
+    """What a stage reads from the dataset's artifact."""
+
+    root: Path
+    manifest: pa.Table
+
+    def rows(self, category: str, split: str) -> list[dict[str, Any]]:
+        """The manifest's rows of one split of a category."""
+        return rows_of(self.manifest, category, split)
+
+    def pixels(self, category: str, split: str, size: int) -> Pixels:
+        """Its decoded images, from the cache where they are there."""
+        files = image_files(self.root, self.manifest, category, split)
+        return load_pixels(f"{category}/{split}", files, size, settings().cache)
+
+    def digest(self, category: str, split: str) -> str:
+        """Of the contents alone, in order: a renamed root changes nothing."""
+        return digest_of(
+            [[row["image_sha256"], row["mask_sha256"]] for row in self.rows(category, split)]
+        )
+
+
+def is_sample(config: Config) -> bool:
+    """Whether the run's images are drawn by etstpm: here, or earlier into the folder given."""
+    return config.dataset.root is None or (dataset_root(config) / MARKER).is_file()
+
+
+def dataset_root(config: Config) -> Path:
+    """The dataset's folder; the sample is drawn into the cache if it is not there."""
+    if config.dataset.root is not None:
+        return Path(config.dataset.root).expanduser()
+    root = settings().cache / f"sample-{SAMPLE_VERSION}"
+    draw_sample(root)
+    return root
+
+
+def open_inputs(config: Config, store: Store, dataset_key: str) -> Inputs:
+    """The dataset's artifact, its manifest's hash verified."""
+    with store.open(store.get(dataset_key), "manifest.parquet") as folder:
+        return Inputs(dataset_root(config), pq.read_table(folder / "manifest.parquet"))
+
+
+def proven_weights(config: Config) -> TeacherWeights:
+    """The configured weights. Only the drawn sample may do without a file."""
+    source = config.teacher.weights
+    if source == RANDOM_WEIGHTS and not is_sample(config):
+        raise WeightsError(
+            "teacher.weights = 'random' is for the drawn sample: a random teacher finds little on "
+            "real images; give WEIGHTS=/path/resnet18-f37072fd.pth, an fsspec URI, or leave it "
+            "empty to download torchvision's"
+        )
+    try:
+        return load_weights(
+            source, config.teacher.weights_sha256, cache=settings().cache, seed=config.seed
+        )
+    except WeightsError:
+        if source is None and is_sample(config):
+            return load_weights(RANDOM_WEIGHTS, None, cache=settings().cache, seed=config.seed)
+        raise
+
+
+def own_mask(root: Path, row: Mapping[str, Any]) -> npt.NDArray[np.bool_]:
+    """An image's mask at the image's own size."""
+    if row["defect_type"] == GOOD:
+        return np.zeros((row["height"], row["width"]), bool)
+    return read_mask(root / row["mask_path"])
