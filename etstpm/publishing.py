@@ -68,7 +68,7 @@ class SummaryRow:
     def _seconds(self) -> str:
         if self.seconds is None:
             return "-"
-        return f"{self.seconds:.0f}{', reused' if self.is_reused else ''}"
+        return f"{self.seconds:.0f}{' reused' if self.is_reused else ''}"
 
 
 @dataclass(frozen=True)
@@ -238,7 +238,7 @@ def _value(metrics: Mapping[str, Any], protocol: str, level: str, metric: str) -
 
 
 def _number(value: float | None, failure: str | None = None) -> str:
-    return "failed" if failure else "not defined" if value is None else f"{value:.3f}"
+    return "failed" if failure else "n/a" if value is None else f"{value:.3f}"
 
 
 def _student_digest(artifact: Artifact | None) -> str | None:

@@ -83,7 +83,7 @@ def _show(config: Config, run_id: str) -> int:
     console = Console(markup=False, emoji=False)  # names of folders are hostile
     table = Table(title=f"run {run.run_id}")
     for number, column in enumerate(run.summary[0].display()):
-        table.add_column(column, justify="right" if number else "left")
+        table.add_column(column, justify="right" if number else "left", no_wrap=not number)
     for row in run.summary:
         table.add_row(*row.display().values())
     console.print(table)

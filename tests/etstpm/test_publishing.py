@@ -306,7 +306,7 @@ def test_the_summary_is_what_a_person_sees(local: Store, tmp_path: Path) -> None
         # Image and pixel AUROC as the papers have them; AUPRO at the images' own sizes.
         ["bottle", "0.500", "0.540", "0.640", "1.000", "0.988", "42"],
         ["capsule", "failed", "failed", "failed", "0.893", "0.986", "-"],
-        ["toothbrush", "not defined", "0.700", "0.800", "0.897", "0.990", "42, reused"],
+        ["toothbrush", "n/a", "0.700", "0.800", "0.897", "0.990", "42 reused"],
         ["mean", "0.500", "0.620", "0.720", "-", "-", "42"],
     ]
 
