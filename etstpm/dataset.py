@@ -18,9 +18,9 @@ import pyarrow.compute as pc
 
 from etstpm.catalog import MVTEC_AD_COUNTS
 from etstpm.config import digest_of
-from etstpm.errors import DatasetError
+from etstpm.errors import DatasetError, reason_of
 from etstpm.facts import KnownImages, KnownMasks
-from etstpm.findings import Scan, reason_of
+from etstpm.findings import Scan
 from etstpm.images import (
     UNREADABLE,
     ImageFacts,

@@ -30,3 +30,8 @@ class StorageError(EtstpmError):
 
 class TrainingError(EtstpmError):
     """A training diverged or learnt nothing; the category is failed by name, the others go on."""
+
+
+def reason_of(error: BaseException) -> str:
+    """What any exception says, in one line."""
+    return next(iter(str(error).splitlines()), type(error).__name__)

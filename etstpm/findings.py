@@ -76,11 +76,6 @@ class Scan:
         self.report("warning", "foreign-file", path, expected, found, remedy)
 
 
-def reason_of(error: Exception) -> str:
-    """What an exception says, in one line."""
-    return next(iter(str(error).splitlines()), type(error).__name__)
-
-
 def _printable(name: str) -> str:
     """A file's name as UTF-8 can hold it."""
     return name.encode("utf-8", "backslashreplace").decode()

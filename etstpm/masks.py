@@ -5,8 +5,9 @@ from pathlib import Path
 
 import numpy as np
 
+from etstpm.errors import reason_of
 from etstpm.facts import KnownMasks
-from etstpm.findings import Scan, reason_of
+from etstpm.findings import Scan
 from etstpm.images import UNREADABLE, ImageFacts, read_grey
 from etstpm.storage import file_sha256
 

@@ -173,11 +173,12 @@ def scores(config: Config, store: Store, dataset_key: str, student_key: str, cat
     """Score a category's test images; key of their scores, metrics and pictures."""
     inputs = open_inputs(config, store, dataset_key)
     student_artifact = store.get(student_key)
+    rows = inputs.rows(category, "test")
     identity = {
         "version": VERSIONS["scores"],
         "student": student_artifact.digest,
         # Its table names each image and its defect type: they are in the path.
-        "paths": [row["image_path"] for row in inputs.rows(category, "test")],
+        "paths": [row["image_path"] for row in rows],
         "images": inputs.digest(category, "test"),
         "config": config.scoring.model_dump(),
     }
@@ -185,8 +186,9 @@ def scores(config: Config, store: Store, dataset_key: str, student_key: str, cat
     if store.find(key) is not None:
         return key
     started, compute = time.monotonic(), choose_compute(config)
-    size, rows = config.dataset.image_size, inputs.rows(category, "test")
+    size = config.dataset.image_size
     teacher_key = student_artifact.card["teacher"]
+    teacher_digest = store.get(teacher_key).digest
     networks = load_network(store, teacher_key), load_network(store, student_key)
 
     good = inputs.pixels(category, "train", size)
@@ -231,7 +233,7 @@ def scores(config: Config, store: Store, dataset_key: str, student_key: str, cat
             "threshold": threshold,
             "predicted": int(score > threshold),
             "student_digest": student_artifact.digest,
-            "teacher_digest": store.get(teacher_key).digest,
+            "teacher_digest": teacher_digest,
             "scored_at": scored_at,
         }
         for row, score in zip(rows, scored.scores.tolist(), strict=True)

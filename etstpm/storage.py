@@ -19,7 +19,7 @@ from typing import Any, ParamSpec, TypeVar
 import fsspec
 from fsspec.implementations.local import LocalFileSystem
 
-from etstpm.errors import StorageError
+from etstpm.errors import StorageError, reason_of
 
 Card = dict[str, Any]
 """What an artifact is made of: digests, config, versions, seed, metrics, files with hashes."""
@@ -56,11 +56,10 @@ def _names_the_store(
         except Exception as error:  # file systems are plug-ins: botocore's have no common base
             store = args[0]
             name = operation.__name__.strip("_").replace("_", " ")
-            reason = str(error).splitlines()[0] if str(error) else type(error).__name__
             raise StorageError(
                 f"store {getattr(store, 'uri', store)}: {name} failed ({type(error).__name__}: "
-                f"{reason}); check that the place exists, can be written, has room, and that "
-                "credentials are set"
+                f"{reason_of(error)}); check that the place exists, can be written, has room, and "
+                "that credentials are set"
             ) from error
 
     wrapped.__name__, wrapped.__doc__ = operation.__name__, operation.__doc__

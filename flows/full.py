@@ -20,6 +20,7 @@ from prefect.runtime import flow_run
 from prefect.states import Completed, Failed
 
 from etstpm.config import Config
+from etstpm.errors import reason_of
 from etstpm.publishing import Outcome
 from etstpm.stages import categories_of
 from etstpm.storage import Store
@@ -53,17 +54,16 @@ def train_and_score(config: Config, dataset: str, teacher: str, category: str) -
     """One category from its images to its scores; a failure is its own and stops no other."""
     student = distil_student(config, dataset, teacher, category, return_state=True)
     if not student.is_completed():
-        return Outcome(category, failure=reason_of(student))
+        return Outcome(category, failure=failure_of(student))
     scores = score_category(config, dataset, student.result(), category, return_state=True)
     if not scores.is_completed():
-        return Outcome(category, failure=reason_of(scores))
+        return Outcome(category, failure=failure_of(scores))
     return Outcome(category, scores_key=scores.result())
 
 
-def reason_of(state: State) -> str:
+def failure_of(state: State) -> str:
     """Why a task failed, in one line."""
-    error = state.result(raise_on_failure=False)
-    return str(error).splitlines()[0] if str(error) else type(error).__name__
+    return reason_of(state.result(raise_on_failure=False))
 
 
 def new_run_id() -> str:
