@@ -12,12 +12,20 @@ from importlib import resources
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError, field_validator
 
 from etstpm.errors import ConfigError
 
+
+def _distinct(layers: tuple[int, ...]) -> tuple[int, ...]:
+    if not layers or len(set(layers)) != len(layers):
+        raise ValueError("give one layer or more of 1, 2 and 3, each once")
+    return tuple(sorted(layers))
+
+
 PositiveInt = Annotated[int, Field(ge=1)]
 Fraction = Annotated[float, Field(gt=0.0, lt=1.0)]
+Layers = Annotated[tuple[Annotated[int, Field(ge=1, le=3)], ...], AfterValidator(_distinct)]
 
 
 class Section(BaseModel):
@@ -89,12 +97,18 @@ class StudentConfig(Section):
         description="'l2': half the squared distance of the normalised features (Wang et al. "
         "2021, eq. 2). 'l1-cosine': L1 norm with cosine similarity (as said of ET-STPM).",
     )
-    optimiser: Literal["adamw", "sgd"] = Field("adamw", description="Which optimiser.")
-    learning_rate: Annotated[float, Field(gt=0.0)] = Field(
-        2e-3, description="Highest learning rate (Wang et al. 2021: 0.4 with SGD)."
+    optimiser: Literal["muon", "adamw", "sgd"] = Field(
+        "muon",
+        description="'muon': orthogonalised momentum for the convolutions (Jordan et al. 2024), "
+        "AdamW for the rest. 'sgd': as Wang et al. 2021.",
     )
-    weight_decay: Annotated[float, Field(ge=0.0)] = Field(1e-4, description="Weight decay.")
-    momentum: Annotated[float, Field(ge=0.0, lt=1.0)] = Field(0.9, description="SGD's momentum.")
+    learning_rate: Annotated[float, Field(gt=0.0)] = Field(
+        0.02, description="Highest learning rate (Wang et al. 2021: 0.4 with SGD; AdamW: 2e-3)."
+    )
+    weight_decay: Annotated[float, Field(ge=0.0)] = Field(0.0, description="Weight decay.")
+    momentum: Annotated[float, Field(ge=0.0, lt=1.0)] = Field(
+        0.95, description="Muon's or SGD's momentum."
+    )
     schedule: Literal["one-cycle", "constant"] = Field(
         "one-cycle", description="'one-cycle': up and down once over the whole training."
     )
@@ -106,8 +120,21 @@ class StudentConfig(Section):
 class ScoringConfig(Section):
     """How feature distances become maps, scores and decisions."""
 
-    fusion: Literal["product", "sum"] = Field(
-        "product", description="How the three layers' distance maps meet (Wang et al. 2021)."
+    fusion: Literal["product", "sum", "quantile-sum"] = Field(
+        "product",
+        description="How the layers' distance maps meet. 'product': Wang et al. 2021. "
+        "'quantile-sum': each mapped to 0 and 0.1 at two quantiles of the held-out good images, "
+        "then added (Batzner et al. 2024, EfficientAD).",
+    )
+    map_layers: Layers = Field((1, 2, 3), description="Layers that make the anomaly map.")
+    image_layers: Layers = Field(
+        (1, 2, 3),
+        description="Layers that make the map which the image score is taken from.",
+    )
+    top_share: Annotated[float, Field(ge=0.0, lt=1.0)] = Field(
+        0.0,
+        description="The image score is the mean over this share of the map's pixels, the largest "
+        "ones. 0: the maximum (Wang et al. 2021).",
     )
     smoothing_sigma: Annotated[float, Field(ge=0.0, le=32.0)] = Field(
         0.0, description="Gaussian smoothing of the anomaly map, in pixels. 0: none."

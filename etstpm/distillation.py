@@ -1,5 +1,6 @@
 """The matching loss and the student's loop."""
 
+import dataclasses
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -9,14 +10,13 @@ import numpy.typing as npt
 import torch
 import torch.nn.functional as F
 from torch import Tensor
-from torch.optim import SGD, AdamW, Optimizer
-from torch.optim.lr_scheduler import LambdaLR, LRScheduler, OneCycleLR
 
 from etstpm.compute import Compute
 from etstpm.config import StudentConfig
 from etstpm.errors import TrainingError
 from etstpm.images import Pixels, normalise
 from etstpm.networks import FeaturePyramid, Pyramid, normalise_features, random_pyramid
+from etstpm.optimisers import make_optimisers
 from etstpm.progress import Bar
 from etstpm.settings import settings
 
@@ -25,6 +25,10 @@ Indices = npt.NDArray[np.int64]
 EVALUATION_BATCH = 16
 FALL_REQUIRED = 0.98
 """A student whose loss ends above this share of its first step's loss has learnt nothing."""
+CONSTANT = 0.01
+"""A student whose features vary by less than this share of its teacher's is constant."""
+SECOND_ATTEMPT = 2**32
+"""Added to a run's seed, which is smaller, for a training that begins again."""
 
 
 @dataclass(frozen=True)
@@ -45,6 +49,8 @@ class DistilledStudent:
     pyramid: FeaturePyramid
     history: list[EpochRecord]
     best_epoch: int
+    retried: str | None = None
+    """Why a first training was thrown away, if one was."""
 
 
 def matching_loss(teacher: Pyramid, student: Pyramid, kind: str = "l2") -> Tensor:
@@ -152,16 +158,34 @@ def distil_student(
     """Distil a student of one category on its frozen teacher, from good images alone.
 
     pixels: (N, H, W, 3) uint8. The epoch with the lowest mean anomaly map over the held-out
-    images is kept (Wang et al. 2021, section 4). Raises `TrainingError` if the loss becomes NaN
-    or infinite, or does not fall.
+    images is kept (Wang et al. 2021, section 4). A training that collapses is begun once more, from
+    other first weights and in another order. Raises `TrainingError` if that collapses too: if the
+    loss becomes NaN or infinite, or does not fall, or the student answers every image alike.
     """
-    training, held_out = split_train_validation(len(pixels), config.validation_fraction, seed)
+    split = split_train_validation(len(pixels), config.validation_fraction, seed)
+    features = TeacherFeatures(teacher.to(compute.device), pixels, compute)
+    try:
+        return _train(features, split, config, seed=seed, compute=compute, name=name)
+    except TrainingError as collapse:
+        second = seed + SECOND_ATTEMPT
+        distilled = _train(features, split, config, seed=second, compute=compute, name=name)
+        return dataclasses.replace(distilled, retried=str(collapse))
+
+
+def _train(
+    features: TeacherFeatures,
+    split: tuple[Indices, Indices],
+    config: StudentConfig,
+    *,
+    seed: int,
+    compute: Compute,
+    name: str,
+) -> DistilledStudent:
+    training, held_out = split
     rng = np.random.default_rng([seed, 1])
-    teacher = teacher.to(compute.device)
-    features = TeacherFeatures(teacher, pixels, compute)
     student = random_pyramid(seed).to(memory_format=torch.channels_last).to(compute.device)
     steps = config.epochs * -(-len(training) // config.batch_size)
-    optimiser, schedule = make_optimiser(student, config, steps)
+    optimisers = make_optimisers(student, config, steps)
 
     history: list[EpochRecord] = []
     best: dict[str, Tensor] = {}
@@ -170,16 +194,17 @@ def distil_student(
         for epoch in range(1, config.epochs + 1):
             started = time.perf_counter()
             student.train()
-            learning_rate = optimiser.param_groups[0]["lr"]
+            learning_rate = optimisers[0][0].param_groups[0]["lr"]
             total = torch.zeros((), device=compute.device)
             for batch in batches(rng.permutation(training), config.batch_size):
                 with compute.autocast():
-                    output = student(normalise(pixels[batch], compute.device))
+                    output = student(normalise(features.pixels[batch], compute.device))
                 loss = matching_loss(features.batch(batch), output, config.loss)
                 loss.backward()  # type: ignore[no-untyped-call]
-                optimiser.step()
-                optimiser.zero_grad()
-                schedule.step()
+                for optimiser, schedule in optimisers:
+                    optimiser.step()
+                    optimiser.zero_grad()
+                    schedule.step()
                 total += loss.detach() * len(batch)
                 if not history and np.isnan(first_loss):
                     first_loss = loss.item()
@@ -210,8 +235,27 @@ def distil_student(
             f"{config.learning_rate}), or give it more epochs (now {config.epochs})"
         )
     student.load_state_dict(best)
+    student.eval().requires_grad_(False)
+    if answers_alike(student, features, training, compute):
+        raise TrainingError(
+            f"{name}: the student answers every image and place alike; lower "
+            f"student.learning_rate (now {config.learning_rate}) or change the seed"
+        )
     best_epoch = min(history, key=lambda record: record.validation_map).epoch
-    return DistilledStudent(student.eval().requires_grad_(False), history, best_epoch)
+    return DistilledStudent(student, history, best_epoch)
+
+
+def answers_alike(
+    student: FeaturePyramid, features: TeacherFeatures, training: Indices, compute: Compute
+) -> bool:
+    """Whether a layer of the student varies by less than a hundredth of what the teacher's does."""
+    some = training[:EVALUATION_BATCH]
+    with torch.no_grad(), compute.autocast():
+        output = normalise_features(student(normalise(features.pixels[some], compute.device)))
+    return any(
+        bool(found.var((0, 2, 3)).sum() < CONSTANT * expected.var((0, 2, 3)).sum())
+        for found, expected in zip(output, features.batch(some), strict=True)
+    )
 
 
 def validate(
@@ -231,31 +275,3 @@ def validate(
             ).squeeze(1)
         total += product.double().mean((1, 2)).sum()
     return total.item() / len(held_out)
-
-
-def make_optimiser(
-    student: FeaturePyramid, config: StudentConfig, steps: int
-) -> tuple[Optimizer, LRScheduler]:
-    """The optimiser and its schedule, counted in steps."""
-    optimiser: Optimizer
-    if config.optimiser == "adamw":
-        optimiser = AdamW(
-            student.parameters(),
-            lr=config.learning_rate,
-            weight_decay=config.weight_decay,
-            fused=True,
-        )
-    else:
-        optimiser = SGD(
-            student.parameters(),
-            lr=config.learning_rate,
-            momentum=config.momentum,
-            weight_decay=config.weight_decay,
-            fused=True,
-        )
-    if config.schedule == "one-cycle":
-        # `cycle_momentum` swings it between 0.85 and 0.95: nothing gained over 0.9 here.
-        return optimiser, OneCycleLR(
-            optimiser, config.learning_rate, total_steps=steps + 1, cycle_momentum=False
-        )
-    return optimiser, LambdaLR(optimiser, lambda _: 1.0)

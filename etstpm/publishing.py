@@ -51,6 +51,8 @@ class SummaryRow:
     """Time that training and scoring took, in this run or in the one that is reused."""
     is_reused: bool = False
     failure: str | None = None
+    retried: str | None = None
+    """Why its student's first training was thrown away, if one was."""
 
     def display(self) -> dict[str, str]:
         """The row's cells as text, by column."""
@@ -273,6 +275,7 @@ def _summarise(
                 seconds=sum(card["seconds"] for card in cards) if cards else None,
                 is_reused=bool(cards) and max(made_at) < started_at,
                 failure=outcome.failure,
+                retried=cards[1].get("retried") if cards else None,
             )
         )
     if len(rows) > 1:

@@ -1,5 +1,6 @@
 """Anomaly maps and image scores."""
 
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -11,13 +12,16 @@ from torchvision.transforms.v2.functional import gaussian_blur
 
 from etstpm.compute import Compute
 from etstpm.config import ScoringConfig
-from etstpm.distillation import batches, distance_maps
+from etstpm.distillation import Indices, batches, distance_maps
 from etstpm.images import Pixels, normalise
 from etstpm.networks import FeaturePyramid, Pyramid, normalise_features
 from etstpm.progress import Bar
 
 Maps = npt.NDArray[np.float32]
 """Anomaly maps (N, H, W), float32, at least 0; products of distances can be as small as 1e-12."""
+
+QUANTILES = (0.9, 0.995)
+"""Of good images' distances; they become 0 and 0.1 (Batzner et al. 2024, EfficientAD)."""
 
 
 @dataclass(frozen=True)
@@ -28,19 +32,37 @@ class ScoredImages:
     scores: npt.NDArray[np.float64]
 
 
-def anomaly_maps(teacher: Pyramid, student: Pyramid, size: int, config: ScoringConfig) -> Tensor:
+def anomaly_maps(
+    layers: Sequence[Tensor],
+    size: int,
+    config: ScoringConfig,
+    chosen: Sequence[int] = (1, 2, 3),
+    quantiles: Sequence[tuple[float, float]] | None = None,
+) -> Tensor:
     """Anomaly maps (N, size, size), float32: one number a pixel, higher where less normal.
 
-    `teacher` is normalised already, `student` is not. Each layer's distance map is upsampled
-    bilinearly (corners not aligned) and the three are multiplied or added.
+    layers: the three layers' distance maps (see `distance_maps`), of which those numbered in
+    `chosen` are upsampled bilinearly (corners not aligned) and fused. quantiles: of each layer's
+    distances on good images (see `layer_quantiles`), for the fusion "quantile-sum".
     Source: Wang et al. 2021, eq. 4; smoothing is not in the paper.
     """
-    layer1, layer2, layer3 = (
-        F.interpolate(layer[:, None], size=(size, size), mode="bilinear", align_corners=False)
-        for layer in distance_maps(teacher, student)
-    )
-    is_product = config.fusion == "product"
-    fused = layer1 * layer2 * layer3 if is_product else layer1 + layer2 + layer3
+    maps = [
+        F.interpolate(
+            layers[number - 1][:, None], size=(size, size), mode="bilinear", align_corners=False
+        )
+        for number in chosen
+    ]
+    if config.fusion == "quantile-sum":
+        if quantiles is None:
+            raise ValueError("the fusion 'quantile-sum' needs the quantiles of the layers")
+        ends = [quantiles[number - 1] for number in chosen]
+        maps = [
+            0.1 * (layer - low) / (high - low)
+            for layer, (low, high) in zip(maps, ends, strict=True)
+        ]
+    fused = maps[0]
+    for layer in maps[1:]:
+        fused = fused * layer if config.fusion == "product" else fused + layer
     if config.smoothing_sigma > 0:
         # The border is mirrored, and a mirror shows no more than the map itself.
         radius = min(max(1, round(3 * config.smoothing_sigma)), size - 1)
@@ -48,9 +70,14 @@ def anomaly_maps(teacher: Pyramid, student: Pyramid, size: int, config: ScoringC
     return fused.squeeze(1)
 
 
-def image_scores(maps: Tensor) -> Tensor:
-    """The largest value of each map: (N, H, W) to (N,). Source: Wang et al. 2021, section 3."""
-    return maps.amax((1, 2))
+def image_scores(maps: Tensor, top_share: float = 0.0) -> Tensor:
+    """Mean of each map's largest values: (N, H, W) to (N,).
+
+    `top_share` of the pixels are taken, at least one: 0 is the maximum. Source: Wang et al. 2021,
+    section 3 (the maximum).
+    """
+    pixels = maps.flatten(1)
+    return pixels.topk(max(1, round(top_share * pixels.shape[1]))).values.mean(1)
 
 
 def upsample_map(
@@ -75,21 +102,68 @@ def score_images(
     *,
     compute: Compute,
     name: str,
+    quantiles: Sequence[tuple[float, float]] | None = None,
 ) -> ScoredImages:
     """Score images (N, H, W, 3) uint8 with a frozen teacher and a trained student."""
-    teacher, student = teacher.to(compute.device), student.to(compute.device)
+    size = pixels.shape[1]
     maps = np.empty(pixels.shape[:3], np.float32)
     scores = np.empty(len(pixels), np.float64)
+    for batch, layers in _distances(
+        teacher, student, pixels, config.batch_size, compute=compute, name=name
+    ):
+        batch_maps = anomaly_maps(layers, size, config, config.map_layers, quantiles)
+        maps[batch] = batch_maps.cpu().numpy()
+        if config.image_layers != config.map_layers:
+            batch_maps = anomaly_maps(layers, size, config, config.image_layers, quantiles)
+        scores[batch] = image_scores(batch_maps, config.top_share).double().cpu().numpy()
+    return ScoredImages(maps, scores)
+
+
+def layer_quantiles(
+    teacher: FeaturePyramid,
+    student: FeaturePyramid,
+    pixels: Pixels,
+    config: ScoringConfig,
+    *,
+    compute: Compute,
+    name: str,
+) -> list[tuple[float, float]]:
+    """Two quantiles of each layer's distances on good images (N, H, W, 3) uint8.
+
+    Source: Batzner et al. 2024, EfficientAD, section 3.4. Deviates in taking them before the maps
+    are upsampled.
+    """
+    found: list[list[Tensor]] = [[], [], []]
+    for _, layers in _distances(
+        teacher, student, pixels, config.batch_size, compute=compute, name=name
+    ):
+        for distances, layer in zip(found, layers, strict=True):
+            distances.append(layer.cpu())
+    low, high = QUANTILES
+    return [
+        (float(np.quantile(values, low)), float(np.quantile(values, high)))
+        for values in (torch.cat(distances).numpy() for distances in found)
+    ]
+
+
+def _distances(
+    teacher: FeaturePyramid,
+    student: FeaturePyramid,
+    pixels: Pixels,
+    batch_size: int,
+    *,
+    compute: Compute,
+    name: str,
+) -> Iterator[tuple[Indices, Pyramid]]:
+    """The layers' distance maps, batch by batch."""
+    teacher, student = teacher.to(compute.device), student.to(compute.device)
     with Bar(name, len(pixels)) as bar, torch.inference_mode():
-        for batch in batches(np.arange(len(pixels)), config.batch_size):
+        for batch in batches(np.arange(len(pixels)), batch_size):
             images = normalise(pixels[batch], compute.device)
             with compute.autocast():
                 target, output = teacher(images), student(images)
-            batch_maps = anomaly_maps(normalise_features(target), output, pixels.shape[1], config)
-            maps[batch] = batch_maps.cpu().numpy()
-            scores[batch] = image_scores(batch_maps).double().cpu().numpy()
+            yield batch, distance_maps(normalise_features(target), output)
             bar.advance(len(batch))
-    return ScoredImages(maps, scores)
 
 
 def decision_threshold(good_scores: npt.NDArray[np.float64], false_alarm_rate: float) -> float:

@@ -11,6 +11,7 @@ import dataclasses
 import tempfile
 import time
 from datetime import UTC, datetime
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -28,7 +29,7 @@ from etstpm.images import resize_mask
 from etstpm.inputs import dataset_root, open_inputs, own_mask, proven_weights
 from etstpm.metrics import image_metrics, pixel_metrics
 from etstpm.pictures import draw_hardest
-from etstpm.scoring import decision_threshold, score_images, upsample_map
+from etstpm.scoring import decision_threshold, layer_quantiles, score_images, upsample_map
 from etstpm.settings import settings
 from etstpm.storage import Store
 from etstpm.tables import (
@@ -157,6 +158,7 @@ def student(config: Config, store: Store, dataset_key: str, teacher_key: str, ca
         "teacher": teacher_key,
         "train_images": len(pixels),
         "metrics": dataclasses.asdict(best),
+        "retried": distilled.retried,
     }
     commit_network(
         store,
@@ -180,7 +182,7 @@ def scores(config: Config, store: Store, dataset_key: str, student_key: str, cat
         # Its table names each image and its defect type: they are in the path.
         "paths": [row["image_path"] for row in rows],
         "images": inputs.digest(category, "test"),
-        "config": config.scoring.model_dump(),
+        "config": config.scoring.model_dump(mode="json"),
     }
     key = f"scores/{category}/{digest_of(identity)}"
     if store.find(key) is not None:
@@ -193,19 +195,23 @@ def scores(config: Config, store: Store, dataset_key: str, student_key: str, cat
 
     good = inputs.pixels(category, "train", size)
     _, held_out = split_train_validation(len(good), config.student.validation_fraction, config.seed)
-    good_scores = score_images(
-        *networks,
-        good[held_out],
-        config.scoring,
-        compute=compute,
-        name=f"{category}: held-out",
-    ).scores
+    quantiles = None
+    if config.scoring.fusion == "quantile-sum":
+        quantiles = layer_quantiles(
+            *networks,
+            good[held_out],
+            config.scoring,
+            compute=compute,
+            name=f"{category}: quantiles",
+        )
+    score_all = partial(
+        score_images, *networks, config=config.scoring, compute=compute, quantiles=quantiles
+    )
+    good_scores = score_all(pixels=good[held_out], name=f"{category}: held-out").scores
     threshold = decision_threshold(good_scores, config.scoring.false_alarm_rate)
 
     pixels = inputs.pixels(category, "test", size)
-    scored = score_images(
-        *networks, pixels, config.scoring, compute=compute, name=f"{category}: score"
-    )
+    scored = score_all(pixels=pixels, name=f"{category}: score")
     own_masks = [own_mask(inputs.root, row) for row in rows]
     masks = np.stack([resize_mask(mask, size) for mask in own_masks])
     labels = np.array([row["label"] == 1 for row in rows])

@@ -100,6 +100,8 @@ def _show(config: Config, run_id: str) -> int:
             "note: {path}: expected {expected}, found {found}; {remedy}\n".format(**finding)
         )
     for row in run.summary:
+        if row.retried is not None:
+            sys.stderr.write(f"note: {row.retried}; it was begun again and ended well\n")
         if row.failure is not None:
             sys.stderr.write(f"etstpm: {row.category} failed: {row.failure}\n")
     return 0 if run.is_complete else 1

@@ -1,6 +1,6 @@
 """A category's tasks: distil its student, score its test images."""
 
-from prefect import task
+from prefect import get_run_logger, task
 from prefect.cache_policies import NO_CACHE
 
 from etstpm import stages
@@ -12,7 +12,11 @@ from tasks.artifacts import show_hardest
 @task(name="student", task_run_name="student {category}", cache_policy=NO_CACHE)
 def distil_student(config: Config, dataset_key: str, teacher_key: str, category: str) -> str:
     """Distil one category's student; key of its weights."""
-    return stages.student(config, Store(config.store), dataset_key, teacher_key, category)
+    store = Store(config.store)
+    key = stages.student(config, store, dataset_key, teacher_key, category)
+    if (retried := store.get(key).card.get("retried")) is not None:
+        get_run_logger().warning("%s; it was begun again and ended well", retried)
+    return key
 
 
 @task(name="scores", task_run_name="scores {category}", cache_policy=NO_CACHE)

@@ -11,8 +11,10 @@ from hypothesis import strategies as st
 from etstpm.compute import Compute
 from etstpm.config import StudentConfig
 from etstpm.distillation import (
+    SECOND_ATTEMPT,
     DistilledStudent,
     TeacherFeatures,
+    answers_alike,
     distance_maps,
     distil_student,
     matching_loss,
@@ -209,7 +211,12 @@ def test_the_loss_falls_and_every_epoch_is_recorded(teacher: FeaturePyramid) -> 
 
 @pytest.mark.parametrize(
     "changes",
-    [{"optimiser": "sgd", "learning_rate": 0.05}, {"loss": "l1-cosine"}, {"schedule": "constant"}],
+    [
+        {"optimiser": "sgd", "learning_rate": 0.05},
+        {"optimiser": "adamw", "learning_rate": 2e-3},
+        {"loss": "l1-cosine"},
+        {"schedule": "constant"},
+    ],
     ids=str,
 )
 def test_every_named_choice_learns(teacher: FeaturePyramid, changes: dict[str, object]) -> None:
@@ -242,7 +249,9 @@ def test_another_seed_gives_another_student(teacher: FeaturePyramid) -> None:
 
 def test_the_best_epochs_weights_are_returned(teacher: FeaturePyramid) -> None:
     # The held-out image is noise and unlike the others: in the end it gets worse, not better.
-    config = StudentConfig(epochs=8, batch_size=1, learning_rate=0.02, schedule="constant")
+    config = StudentConfig(
+        epochs=8, batch_size=1, optimiser="adamw", learning_rate=0.02, schedule="constant"
+    )
     for seed in range(8):
         images = draw_images(0)[:, :32, :32].copy()
         _, held_out = split_train_validation(len(images), config.validation_fraction, seed)
@@ -296,3 +305,39 @@ def test_a_loss_that_does_not_fall_is_an_error_by_name(teacher: FeaturePyramid) 
     assert message.startswith("screw: the student's loss did not fall (")
     assert "student.learning_rate (now 1e-12)" in message
     assert "epochs (now 2)" in message
+
+
+def test_a_collapsed_training_is_begun_again_from_other_weights(
+    teacher: FeaturePyramid, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    seeds: list[int] = []
+
+    def collapse_at_first(seed: int) -> FeaturePyramid:
+        seeds.append(seed)
+        pyramid = random_pyramid(seed)
+        if len(seeds) == 1:
+            with torch.no_grad():
+                pyramid.conv1.weight.fill_(float("nan"))
+        return pyramid
+
+    monkeypatch.setattr("etstpm.distillation.random_pyramid", collapse_at_first)
+    images = draw_images(0)
+    distilled = distil_student(teacher, images, SHORT, seed=3, compute=CPU, name="bottle")
+    assert seeds == [3, 3 + SECOND_ATTEMPT]
+    assert distilled.retried is not None
+    assert distilled.retried.startswith("bottle: the student's loss is nan in epoch 1")
+    assert distilled.history[-1].loss < distilled.history[0].loss
+    monkeypatch.undo()
+    assert (
+        distil_student(teacher, images, SHORT, seed=3, compute=CPU, name="bottle").retried is None
+    )
+
+
+def test_a_student_that_answers_everything_alike_has_collapsed(teacher: FeaturePyramid) -> None:
+    features, images = TeacherFeatures(teacher, draw_images(0), CPU), np.arange(4)
+    healthy, constant = freeze(random_pyramid(1)), freeze(random_pyramid(1))
+    with torch.no_grad():
+        constant.layer3[1].bn2.weight.zero_()
+        constant.layer3[1].bn2.bias.fill_(100.0)  # drowns what the shortcut brings
+    assert answers_alike(constant, features, images, CPU)
+    assert not answers_alike(healthy, features, images, CPU)

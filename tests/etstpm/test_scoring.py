@@ -9,13 +9,15 @@ from hypothesis import strategies as st
 
 from etstpm.compute import Compute
 from etstpm.config import ScoringConfig
-from etstpm.images import Pixels
+from etstpm.distillation import distance_maps
+from etstpm.images import Pixels, normalise
 from etstpm.networks import FeaturePyramid, Pyramid, freeze, normalise_features, random_pyramid
 from etstpm.scoring import (
     ScoredImages,
     anomaly_maps,
     decision_threshold,
     image_scores,
+    layer_quantiles,
     score_images,
     upsample_map,
 )
@@ -56,7 +58,9 @@ def smooth(image: Array, sigma: float, radius: int) -> Array:
     return image
 
 
-def rebuild(teacher: Pyramid, student: Pyramid, fusion: str) -> Array:
+def rebuild(
+    teacher: Pyramid, student: Pyramid, fusion: str, chosen: tuple[int, ...] = (1, 2, 3)
+) -> Array:
     """Wang et al. 2021, eq. 1, 2 and 4, image by image."""
     maps = []
     for number in range(len(teacher[0])):
@@ -65,25 +69,40 @@ def rebuild(teacher: Pyramid, student: Pyramid, fusion: str) -> Array:
             a, b = target[number].double().numpy(), feature[number].double().numpy()
             a, b = a / np.linalg.norm(a, axis=0), b / np.linalg.norm(b, axis=0)
             layers.append(upsample(0.5 * ((a - b) ** 2).sum(0), SIZE, SIZE))
+        layers = [layers[number - 1] for number in chosen]
         maps.append(np.prod(layers, axis=0) if fusion == "product" else np.sum(layers, axis=0))
     return np.stack(maps)
 
 
+@pytest.mark.parametrize("chosen", [(1, 2, 3), (2, 3), (1,)])
 @pytest.mark.parametrize("fusion", ["product", "sum"])
-def test_anomaly_maps_are_numpys(fusion: str) -> None:
+def test_anomaly_maps_are_numpys(fusion: str, chosen: tuple[int, ...]) -> None:
     teacher, student = draw_features(0), draw_features(1)
     config = ScoringConfig.model_validate({"fusion": fusion})
-    maps = anomaly_maps(normalise_features(teacher), student, SIZE, config)
+    layers = distance_maps(normalise_features(teacher), student)
+    maps = anomaly_maps(layers, SIZE, config, chosen)
     assert maps.shape == (2, SIZE, SIZE)
     assert maps.dtype is torch.float32
-    assert np.allclose(maps.numpy(), rebuild(teacher, student, fusion), rtol=1e-4)
+    assert np.allclose(maps.numpy(), rebuild(teacher, student, fusion, chosen), rtol=1e-4)
+
+
+def test_quantile_sum_brings_each_layer_to_one_scale_and_adds() -> None:
+    layers = distance_maps(normalise_features(draw_features(0)), draw_features(1))
+    config = ScoringConfig(fusion="quantile-sum")
+    quantiles = [(0.5, 1.0), (0.25, 0.75), (0.125, 2.125)]
+    maps = anomaly_maps(layers, SIZE, config, (1, 3), quantiles)
+    plain = [upsample(layer[0].double().numpy(), SIZE, SIZE) for layer in (layers[0], layers[2])]
+    expected = 0.1 * (plain[0] - 0.5) / 0.5 + 0.1 * (plain[1] - 0.125) / 2
+    assert np.allclose(maps[0].numpy(), expected, rtol=1e-4, atol=1e-6)
+    with pytest.raises(ValueError, match="quantiles"):
+        anomaly_maps(layers, SIZE, config)
 
 
 @pytest.mark.parametrize(("sigma", "radius"), [(1.5, 4), (0.4, 1), (4.0, 12)])
 def test_smoothing_is_a_gaussian_to_three_sigma(sigma: float, radius: int) -> None:
     teacher, student = draw_features(2), draw_features(3)
     config = ScoringConfig(smoothing_sigma=sigma)
-    maps = anomaly_maps(normalise_features(teacher), student, SIZE, config)
+    maps = anomaly_maps(distance_maps(normalise_features(teacher), student), SIZE, config)
     for found, plain in zip(maps.numpy(), rebuild(teacher, student, "product"), strict=True):
         assert np.allclose(found, smooth(plain, sigma, radius), rtol=1e-4)
         assert not np.allclose(found, plain, rtol=1e-4)
@@ -92,7 +111,7 @@ def test_smoothing_is_a_gaussian_to_three_sigma(sigma: float, radius: int) -> No
 def test_smoothing_wider_than_the_image_ends_at_its_border() -> None:
     teacher, student = draw_features(2), draw_features(3)
     config = ScoringConfig(smoothing_sigma=32)
-    maps = anomaly_maps(normalise_features(teacher), student, SIZE, config)
+    maps = anomaly_maps(distance_maps(normalise_features(teacher), student), SIZE, config)
     plain = rebuild(teacher, student, "product")
     assert np.allclose(maps[0].numpy(), smooth(plain[0], 32, SIZE - 1), rtol=1e-4)
 
@@ -101,6 +120,12 @@ def test_image_score_is_the_largest_value() -> None:
     maps = torch.zeros(3, 4, 5)
     maps[0, 3, 4], maps[1, 0, 0], maps[1, 1, 1] = 2e-12, 3e-12, 1e-12
     assert torch.equal(image_scores(maps), torch.tensor([2e-12, 3e-12, 0]))
+
+
+def test_image_score_is_the_mean_of_the_largest_share() -> None:
+    maps = torch.arange(40.0).view(2, 4, 5)
+    assert image_scores(maps, 0.1).tolist() == [18.5, 38.5]  # two of twenty pixels
+    assert image_scores(maps, 0.001).tolist() == [19, 39]  # one at the least
 
 
 @pytest.mark.parametrize(
@@ -190,3 +215,32 @@ def test_threshold_by_hand() -> None:
     assert decision_threshold(twenty, 0.1) == 18.0
     assert decision_threshold(twenty, 0.049) == 20.0  # below 1/n: the maximum
     assert decision_threshold(np.array([3e-12]), 0.5) == 3e-12
+
+
+def test_layer_quantiles_are_numpys_over_all_images(
+    networks: tuple[FeaturePyramid, FeaturePyramid],
+) -> None:
+    images = draw_images(3)
+    config = ScoringConfig(batch_size=2)
+    found = layer_quantiles(*networks, images, config, compute=CPU, name="bottle")
+    with torch.no_grad():
+        teacher, student = (network(normalise(images, CPU.device)) for network in networks)
+    layers = distance_maps(normalise_features(teacher), student)
+    for (low, high), layer in zip(found, layers, strict=True):
+        assert low == pytest.approx(np.quantile(layer.numpy(), 0.9), rel=1e-4)
+        assert high == pytest.approx(np.quantile(layer.numpy(), 0.995), rel=1e-4)
+
+
+def test_image_scores_come_from_the_image_layers_and_maps_from_theirs(
+    networks: tuple[FeaturePyramid, FeaturePyramid],
+) -> None:
+    images = draw_images(2)
+
+    def scored(**changes: object) -> ScoredImages:
+        config = ScoringConfig.model_validate(changes)
+        return score_images(*networks, images, config, compute=CPU, name="bottle")
+
+    both = scored(image_layers=(3, 2))
+    assert np.array_equal(both.maps, scored().maps)
+    assert np.array_equal(both.scores, scored(map_layers=(2, 3)).maps.max((1, 2)))
+    assert not np.array_equal(both.scores, scored().scores)
