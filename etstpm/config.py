@@ -90,8 +90,8 @@ class TeacherConfig(Section):
 class StudentConfig(Section):
     """How a student is distilled."""
 
-    epochs: PositiveInt = Field(30, description="Passes over the category's training images.")
-    batch_size: PositiveInt = Field(8, description="Images a step.")
+    epochs: PositiveInt = Field(16, description="Passes over the category's training images.")
+    batch_size: PositiveInt = Field(4, description="Images a step.")
     loss: Literal["l2", "l1-cosine"] = Field(
         "l2",
         description="'l2': half the squared distance of the normalised features (Wang et al. "
@@ -120,6 +120,12 @@ class StudentConfig(Section):
 class ScoringConfig(Section):
     """How feature distances become maps, scores and decisions."""
 
+    calibration: Literal["none", "variance", "covariance"] = Field(
+        "covariance",
+        description="What a student's error is measured against. 'none': half its square (Wang et "
+        "al. 2021). 'covariance': what is normal on held-out good images, so that it is a "
+        "Mahalanobis distance (as Rippel et al. 2020 of features); 'variance': channel by channel.",
+    )
     fusion: Literal["product", "sum", "quantile-sum"] = Field(
         "product",
         description="How the layers' distance maps meet. 'product': Wang et al. 2021. "
@@ -128,11 +134,12 @@ class ScoringConfig(Section):
     )
     map_layers: Layers = Field((1, 2, 3), description="Layers that make the anomaly map.")
     image_layers: Layers = Field(
-        (1, 2, 3),
-        description="Layers that make the map which the image score is taken from.",
+        (2, 3),
+        description="Layers that make the map which the image score is taken from (Wang et al. "
+        "2021: all three; layers 2 and 3 as Roth et al. 2022, PatchCore).",
     )
     top_share: Annotated[float, Field(ge=0.0, lt=1.0)] = Field(
-        0.0,
+        0.0015,
         description="The image score is the mean over this share of the map's pixels, the largest "
         "ones. 0: the maximum (Wang et al. 2021).",
     )

@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from functools import partial
 
 import numpy as np
 import numpy.typing as npt
@@ -10,18 +11,16 @@ import torch.nn.functional as F
 from torch import Tensor
 from torchvision.transforms.v2.functional import gaussian_blur
 
+from etstpm.calibration import UNCALIBRATED, Calibration, distances, fit_quantiles, fit_whitening
 from etstpm.compute import Compute
 from etstpm.config import ScoringConfig
-from etstpm.distillation import Indices, batches, distance_maps
+from etstpm.distillation import Indices, batches
 from etstpm.images import Pixels, normalise
 from etstpm.networks import FeaturePyramid, Pyramid, normalise_features
 from etstpm.progress import Bar
 
 Maps = npt.NDArray[np.float32]
 """Anomaly maps (N, H, W), float32, at least 0; products of distances can be as small as 1e-12."""
-
-QUANTILES = (0.9, 0.995)
-"""Of good images' distances; they become 0 and 0.1 (Batzner et al. 2024, EfficientAD)."""
 
 
 @dataclass(frozen=True)
@@ -41,9 +40,9 @@ def anomaly_maps(
 ) -> Tensor:
     """Anomaly maps (N, size, size), float32: one number a pixel, higher where less normal.
 
-    layers: the three layers' distance maps (see `distance_maps`), of which those numbered in
-    `chosen` are upsampled bilinearly (corners not aligned) and fused. quantiles: of each layer's
-    distances on good images (see `layer_quantiles`), for the fusion "quantile-sum".
+    layers: the three layers' distances (N, H, W), of which those numbered in `chosen` are upsampled
+    bilinearly (corners not aligned) and fused. quantiles: of each layer's distances on good images
+    (see `fit_quantiles`), for the fusion "quantile-sum".
     Source: Wang et al. 2021, eq. 4; smoothing is not in the paper.
     """
     maps = [
@@ -102,24 +101,24 @@ def score_images(
     *,
     compute: Compute,
     name: str,
-    quantiles: Sequence[tuple[float, float]] | None = None,
+    calibration: Calibration = UNCALIBRATED,
 ) -> ScoredImages:
     """Score images (N, H, W, 3) uint8 with a frozen teacher and a trained student."""
     size = pixels.shape[1]
     maps = np.empty(pixels.shape[:3], np.float32)
     scores = np.empty(len(pixels), np.float64)
-    for batch, layers in _distances(
-        teacher, student, pixels, config.batch_size, compute=compute, name=name
-    ):
-        batch_maps = anomaly_maps(layers, size, config, config.map_layers, quantiles)
+    fuse = partial(anomaly_maps, size=size, config=config, quantiles=calibration.quantiles)
+    for batch, errors in _errors(teacher, student, pixels, config, compute=compute, name=name):
+        layers = distances(errors, calibration.whitening)
+        batch_maps = fuse(layers, chosen=config.map_layers)
         maps[batch] = batch_maps.cpu().numpy()
         if config.image_layers != config.map_layers:
-            batch_maps = anomaly_maps(layers, size, config, config.image_layers, quantiles)
+            batch_maps = fuse(layers, chosen=config.image_layers)
         scores[batch] = image_scores(batch_maps, config.top_share).double().cpu().numpy()
     return ScoredImages(maps, scores)
 
 
-def layer_quantiles(
+def calibrate(
     teacher: FeaturePyramid,
     student: FeaturePyramid,
     pixels: Pixels,
@@ -127,42 +126,44 @@ def layer_quantiles(
     *,
     compute: Compute,
     name: str,
-) -> list[tuple[float, float]]:
-    """Two quantiles of each layer's distances on good images (N, H, W, 3) uint8.
+) -> Calibration:
+    """What the config asks for of good images (N, H, W, 3) uint8 that no network was trained on."""
 
-    Source: Batzner et al. 2024, EfficientAD, section 3.4. Deviates in taking them before the maps
-    are upsampled.
-    """
-    found: list[list[Tensor]] = [[], [], []]
-    for _, layers in _distances(
-        teacher, student, pixels, config.batch_size, compute=compute, name=name
-    ):
-        for distances, layer in zip(found, layers, strict=True):
-            distances.append(layer.cpu())
-    low, high = QUANTILES
-    return [
-        (float(np.quantile(values, low)), float(np.quantile(values, high)))
-        for values in (torch.cat(distances).numpy() for distances in found)
-    ]
+    def errors() -> Iterator[Pyramid]:
+        run = _errors(teacher, student, pixels, config, compute=compute, name=f"{name}: calibrate")
+        return (batch for _, batch in run)
+
+    whitening = quantiles = None
+    if config.calibration != "none":
+        whitening = fit_whitening(errors(), is_diagonal=config.calibration == "variance")
+    if config.fusion == "quantile-sum":
+        quantiles = fit_quantiles(distances(batch, whitening) for batch in errors())
+    return Calibration(whitening, quantiles)
 
 
-def _distances(
+def _errors(
     teacher: FeaturePyramid,
     student: FeaturePyramid,
     pixels: Pixels,
-    batch_size: int,
+    config: ScoringConfig,
     *,
     compute: Compute,
     name: str,
 ) -> Iterator[tuple[Indices, Pyramid]]:
-    """The layers' distance maps, batch by batch."""
+    """Student less teacher, both normalised, batch by batch: three (N, C, H, W), float32."""
     teacher, student = teacher.to(compute.device), student.to(compute.device)
     with Bar(name, len(pixels)) as bar, torch.inference_mode():
-        for batch in batches(np.arange(len(pixels)), batch_size):
+        for batch in batches(np.arange(len(pixels)), config.batch_size):
             images = normalise(pixels[batch], compute.device)
             with compute.autocast():
                 target, output = teacher(images), student(images)
-            yield batch, distance_maps(normalise_features(target), output)
+            layer1, layer2, layer3 = (
+                found - expected
+                for found, expected in zip(
+                    normalise_features(output), normalise_features(target), strict=True
+                )
+            )
+            yield batch, (layer1, layer2, layer3)
             bar.advance(len(batch))
 
 

@@ -29,7 +29,7 @@ from etstpm.images import resize_mask
 from etstpm.inputs import dataset_root, open_inputs, own_mask, proven_weights
 from etstpm.metrics import image_metrics, pixel_metrics
 from etstpm.pictures import draw_hardest
-from etstpm.scoring import decision_threshold, layer_quantiles, score_images, upsample_map
+from etstpm.scoring import calibrate, decision_threshold, score_images, upsample_map
 from etstpm.settings import settings
 from etstpm.storage import Store
 from etstpm.tables import (
@@ -195,17 +195,11 @@ def scores(config: Config, store: Store, dataset_key: str, student_key: str, cat
 
     good = inputs.pixels(category, "train", size)
     _, held_out = split_train_validation(len(good), config.student.validation_fraction, config.seed)
-    quantiles = None
-    if config.scoring.fusion == "quantile-sum":
-        quantiles = layer_quantiles(
-            *networks,
-            good[held_out],
-            config.scoring,
-            compute=compute,
-            name=f"{category}: quantiles",
-        )
+    calibration = calibrate(
+        *networks, good[held_out], config.scoring, compute=compute, name=category
+    )
     score_all = partial(
-        score_images, *networks, config=config.scoring, compute=compute, quantiles=quantiles
+        score_images, *networks, config=config.scoring, compute=compute, calibration=calibration
     )
     good_scores = score_all(pixels=good[held_out], name=f"{category}: held-out").scores
     threshold = decision_threshold(good_scores, config.scoring.false_alarm_rate)

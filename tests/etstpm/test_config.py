@@ -26,6 +26,10 @@ def write(folder: Path, text: str) -> Path:
     return path
 
 
+def test_the_default_preset_is_what_absent_keys_take() -> None:
+    assert Config.load("default") == Config()
+
+
 def test_a_file_then_overrides_then_defaults(tmp_path: Path) -> None:
     path = write(tmp_path, "seed = 3\n[student]\nepochs = 7\nloss = 'l1-cosine'\n")
     config = Config.load(path, ["student.epochs=9", "store=s3://bucket/nights"])

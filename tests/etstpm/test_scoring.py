@@ -7,6 +7,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
+from etstpm.calibration import Calibration
 from etstpm.compute import Compute
 from etstpm.config import ScoringConfig
 from etstpm.distillation import distance_maps
@@ -15,9 +16,9 @@ from etstpm.networks import FeaturePyramid, Pyramid, freeze, normalise_features,
 from etstpm.scoring import (
     ScoredImages,
     anomaly_maps,
+    calibrate,
     decision_threshold,
     image_scores,
-    layer_quantiles,
     score_images,
     upsample_map,
 )
@@ -164,7 +165,7 @@ def draw_images(count: int) -> Pixels:
 def score(
     networks: tuple[FeaturePyramid, FeaturePyramid], images: Pixels, batch_size: int = 16
 ) -> ScoredImages:
-    config = ScoringConfig(batch_size=batch_size)
+    config = ScoringConfig(batch_size=batch_size, image_layers=(1, 2, 3), top_share=0)
     return score_images(*networks, images, config, compute=CPU, name="bottle")
 
 
@@ -217,18 +218,45 @@ def test_threshold_by_hand() -> None:
     assert decision_threshold(np.array([3e-12]), 0.5) == 3e-12
 
 
-def test_layer_quantiles_are_numpys_over_all_images(
+def test_calibration_gives_what_the_config_asks_for(
     networks: tuple[FeaturePyramid, FeaturePyramid],
 ) -> None:
     images = draw_images(3)
-    config = ScoringConfig(batch_size=2)
-    found = layer_quantiles(*networks, images, config, compute=CPU, name="bottle")
+
+    def calibrated(**changes: object) -> Calibration:
+        config = ScoringConfig.model_validate({"batch_size": 2, **changes})
+        return calibrate(*networks, images, config, compute=CPU, name="bottle")
+
+    assert calibrated(calibration="none") == Calibration()
     with torch.no_grad():
         teacher, student = (network(normalise(images, CPU.device)) for network in networks)
     layers = distance_maps(normalise_features(teacher), student)
-    for (low, high), layer in zip(found, layers, strict=True):
+    quantiles = calibrated(calibration="none", fusion="quantile-sum").quantiles
+    assert quantiles is not None
+    for (low, high), layer in zip(quantiles, layers, strict=True):
         assert low == pytest.approx(np.quantile(layer.numpy(), 0.9), rel=1e-4)
         assert high == pytest.approx(np.quantile(layer.numpy(), 0.995), rel=1e-4)
+    both = calibrated(fusion="quantile-sum")
+    assert both.quantiles is not None
+    assert both.whitening is not None
+    assert calibrated(calibration="variance").quantiles is None
+    errors = [b - a for a, b in zip(*map(normalise_features, (teacher, student)), strict=True)]
+    for whitening, error in zip(both.whitening, errors, strict=True):
+        assert 0 < whitening.distances(error).mean().item() <= 1.0001
+
+
+def test_an_image_unlike_the_calibrations_stands_out_more_than_without(
+    networks: tuple[FeaturePyramid, FeaturePyramid],
+) -> None:
+    images, config = draw_images(4), ScoringConfig()
+    images[3] = 255 - images[3] // 4
+    calibration = calibrate(*networks, images[:2], config, compute=CPU, name="bottle")
+    calibrated, plain = (
+        score_images(*networks, images, config, compute=CPU, name="bottle", calibration=given)
+        for given in (calibration, Calibration())
+    )
+    ratios = [scored.scores[3] / scored.scores[:3].max() for scored in (calibrated, plain)]
+    assert ratios[0] > 2 * ratios[1]
 
 
 def test_image_scores_come_from_the_image_layers_and_maps_from_theirs(
@@ -240,7 +268,9 @@ def test_image_scores_come_from_the_image_layers_and_maps_from_theirs(
         config = ScoringConfig.model_validate(changes)
         return score_images(*networks, images, config, compute=CPU, name="bottle")
 
-    both = scored(image_layers=(3, 2))
-    assert np.array_equal(both.maps, scored().maps)
+    both = scored(image_layers=(3, 2), top_share=0)
+    alike = scored(image_layers=(1, 2, 3), top_share=0)
+    assert np.array_equal(both.maps, alike.maps)
+    assert np.array_equal(alike.scores, alike.maps.max((1, 2)))
     assert np.array_equal(both.scores, scored(map_layers=(2, 3)).maps.max((1, 2)))
-    assert not np.array_equal(both.scores, scored().scores)
+    assert not np.array_equal(both.scores, alike.scores)

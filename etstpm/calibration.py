@@ -1,0 +1,108 @@
+"""What is normal of a student's errors: learnt from held-out good images, used in scoring.
+
+A student never matches its teacher in all channels alike. An error in a channel, or in a mixture of
+channels, in which it always errs says little; the same error where it never errs says much.
+"""
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from etstpm.networks import Pyramid
+
+SHRINKAGE = 0.01
+"""Share of the mean variance added to each: a few held-out images do not span every direction."""
+
+QUANTILES = (0.9, 0.995)
+"""Of good images' distances; they become 0 and 0.1 (Batzner et al. 2024, EfficientAD)."""
+
+
+@dataclass(frozen=True)
+class Whitening:
+    """Makes one layer's errors on good images uncorrelated and of variance 1."""
+
+    mean: Tensor
+    """(C,)"""
+    matrix: Tensor
+    """(C, C): an error e becomes (e - mean) @ matrix."""
+
+    def distances(self, errors: Tensor) -> Tensor:
+        """Squared Mahalanobis distances over C: (N, C, H, W) to (N, H, W), on good images about 1.
+
+        Source: Rippel et al. 2020 and Defard et al. 2021 (PaDiM) measure features so; here it is
+        the student's error, and one distribution for all locations.
+        """
+        centred = errors.permute(0, 2, 3, 1) - self.mean
+        return (centred @ self.matrix).square().mean(-1)
+
+
+@dataclass(frozen=True)
+class Calibration:
+    """What scoring takes from held-out good images; each part is None where it is not asked for."""
+
+    whitening: Sequence[Whitening] | None = None
+    """Of each layer."""
+    quantiles: Sequence[tuple[float, float]] | None = None
+    """Of each layer's distances, at `QUANTILES`."""
+
+
+UNCALIBRATED = Calibration()
+
+
+def distances(errors: Pyramid, whitening: Sequence[Whitening] | None) -> Pyramid:
+    """How far each location is off, for each layer: (N, H, W), float32, at least 0.
+
+    errors: student less teacher, both normalised, (N, C, H, W). Without a whitening it is half the
+    squared distance (Wang et al. 2021, eq. 2).
+    """
+    if whitening is None:
+        layer1, layer2, layer3 = (0.5 * error.square().sum(1) for error in errors)
+    else:
+        layer1, layer2, layer3 = (
+            layer.distances(error) for layer, error in zip(whitening, errors, strict=True)
+        )
+    return layer1, layer2, layer3
+
+
+def fit_whitening(batches: Iterable[Pyramid], *, is_diagonal: bool) -> list[Whitening]:
+    """Mean and covariance of each layer's errors over all images and locations, in one pass.
+
+    is_diagonal: variances alone, each channel by itself.
+    """
+    counts, sums, products = [0] * 3, [torch.zeros(())] * 3, [torch.zeros(())] * 3
+    for errors in batches:
+        for number, error in enumerate(errors):
+            rows = error.permute(0, 2, 3, 1).flatten(0, 2).double()
+            counts[number] += len(rows)
+            sums[number] = sums[number].to(rows) + rows.sum(0)
+            products[number] = products[number].to(rows) + rows.T @ rows
+    layers = []
+    for count, total, product in zip(counts, sums, products, strict=True):
+        mean = total / count
+        covariance = product / count - torch.outer(mean, mean)
+        if is_diagonal:
+            covariance = covariance.diagonal().diag()
+        tiny = torch.finfo(torch.float32).tiny  # a student without any error
+        floor = SHRINKAGE * covariance.diagonal().mean() + tiny
+        covariance = covariance + floor * torch.eye(len(mean), device=mean.device)
+        # L L' is the precision, so that |(e - mean) L|^2 is the Mahalanobis distance.
+        matrix = torch.linalg.cholesky(torch.linalg.inv(covariance))
+        layers.append(Whitening(mean.float(), matrix.float()))
+    return layers
+
+
+def fit_quantiles(batches: Iterable[Pyramid]) -> list[tuple[float, float]]:
+    """Two quantiles of each layer's distances (N, H, W) over all images and locations.
+
+    Source: Batzner et al. 2024, EfficientAD, section 3.4. Deviates in taking them before the maps
+    are upsampled.
+    """
+    layers = zip(*batches, strict=True)
+    low, high = QUANTILES
+    return [
+        (float(np.quantile(values, low)), float(np.quantile(values, high)))
+        for values in (torch.cat(layer).cpu().numpy() for layer in layers)
+    ]

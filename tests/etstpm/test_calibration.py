@@ -1,0 +1,90 @@
+"""Whitening and quantiles of a student's errors, against NumPy and SciPy."""
+
+import numpy as np
+import pytest
+import torch
+from scipy.spatial.distance import mahalanobis
+from torch import Tensor
+
+from etstpm.calibration import SHRINKAGE, distances, fit_quantiles, fit_whitening
+from etstpm.networks import Pyramid
+
+
+def draw_errors(seed: int, images: int = 4) -> Pyramid:
+    """Errors with a mean, correlated channels and unequal variances."""
+    generator = torch.Generator().manual_seed(seed)
+
+    def layer(channels: int, side: int) -> Tensor:
+        white = torch.randn((images, channels, side, side), generator=generator)
+        mix = torch.randn((channels, channels), generator=torch.Generator().manual_seed(channels))
+        scale = torch.linspace(0.01, 1, channels)[:, None]
+        return torch.einsum("dc,nchw->ndhw", scale * mix, white) + 0.3
+
+    return layer(6, 12), layer(8, 10), layer(10, 8)
+
+
+def rows_of(errors: Tensor) -> np.ndarray:
+    return errors.permute(0, 2, 3, 1).flatten(0, 2).double().numpy()
+
+
+def test_distances_are_scipys_mahalanobis_distances() -> None:
+    fitted, seen = draw_errors(0), draw_errors(1)
+    whitening = fit_whitening([fitted], is_diagonal=False)
+    for error, known, found in zip(seen, fitted, distances(seen, whitening), strict=True):
+        rows = rows_of(known)
+        covariance = np.cov(rows.T, bias=True)
+        covariance += SHRINKAGE * np.diag(covariance).mean() * np.eye(len(covariance))
+        precision, mean = np.linalg.inv(covariance), rows.mean(0)
+        expected = [mahalanobis(row, mean, precision) ** 2 / len(mean) for row in rows_of(error)]
+        assert np.allclose(found.flatten().numpy(), expected, rtol=1e-3)
+
+
+def test_variance_weighs_each_channel_by_itself() -> None:
+    fitted, seen = draw_errors(0), draw_errors(1)
+    whitening = fit_whitening([fitted], is_diagonal=True)
+    for error, known, found in zip(seen, fitted, distances(seen, whitening), strict=True):
+        rows = rows_of(known)
+        variance = rows.var(0) + SHRINKAGE * rows.var(0).mean()
+        expected = ((rows_of(error) - rows.mean(0)) ** 2 / variance).mean(1)
+        assert np.allclose(found.flatten().numpy(), expected, rtol=1e-3)
+
+
+@pytest.mark.parametrize("is_diagonal", [False, True])
+def test_good_images_are_one_unit_off_whatever_the_batches(is_diagonal: bool) -> None:
+    errors = draw_errors(2)
+    whole = fit_whitening([errors], is_diagonal=is_diagonal)
+    single = [tuple(layer[i : i + 1] for layer in errors) for i in range(4)]
+    parts = fit_whitening(single, is_diagonal=is_diagonal)  # type: ignore[arg-type]
+    for one, other, found in zip(whole, parts, distances(errors, whole), strict=True):
+        assert torch.allclose(one.matrix, other.matrix, rtol=1e-3, atol=1e-3)
+        assert 0.5 < found.mean().item() <= 1.0001  # 1, less what shrinkage takes
+
+
+def test_one_image_with_fewer_locations_than_channels_is_enough() -> None:
+    generator = torch.Generator().manual_seed(0)
+    errors = tuple(torch.randn((1, 64, 2, 2), generator=generator) for _ in range(3))
+    whitening = fit_whitening([errors], is_diagonal=False)  # type: ignore[list-item]
+    for found in distances(errors, whitening):  # type: ignore[arg-type]
+        assert bool(torch.isfinite(found).all())
+
+
+def test_a_student_that_errs_nowhere_does_not_divide_by_zero() -> None:
+    errors = tuple(torch.zeros((2, 4, 3, 3)) for _ in range(3))
+    whitening = fit_whitening([errors], is_diagonal=False)  # type: ignore[list-item]
+    for found in distances(errors, whitening):  # type: ignore[arg-type]
+        assert bool((found == 0).all())
+
+
+def test_without_a_whitening_it_is_half_the_squared_distance() -> None:
+    errors = draw_errors(3)
+    for error, found in zip(errors, distances(errors, None), strict=True):
+        expected = 0.5 * (error.double().numpy() ** 2).sum(1)
+        assert np.allclose(found.numpy(), expected, rtol=1e-5)
+
+
+def test_quantiles_are_numpys_over_all_batches() -> None:
+    one, other = (distances(draw_errors(seed), None) for seed in (4, 5))
+    found = fit_quantiles([one, other])
+    for (low, high), a, b in zip(found, one, other, strict=True):
+        both = np.concatenate([a.numpy().ravel(), b.numpy().ravel()])
+        assert (low, high) == pytest.approx(tuple(np.quantile(both, (0.9, 0.995))), rel=1e-6)
