@@ -1,5 +1,6 @@
 """Anomaly maps and image scores."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -65,6 +66,23 @@ def upsample_map(
     )
     values: npt.NDArray[np.float32] = upsampled[0, 0].numpy()
     return values
+
+
+@dataclass(frozen=True)
+class UpsampledMaps:
+    """Maps (N, H, W), each at its image's own size when it is asked for: all would fill gigabytes.
+
+    sizes: (height, width) of each.
+    """
+
+    maps: Maps
+    sizes: Sequence[tuple[int, int]]
+
+    def __len__(self) -> int:
+        return len(self.maps)
+
+    def __getitem__(self, index: int) -> npt.NDArray[np.float32]:
+        return upsample_map(self.maps[index], *self.sizes[index])
 
 
 def score_images(
