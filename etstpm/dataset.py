@@ -32,7 +32,7 @@ from etstpm.images import (
 from etstpm.masks import check_mask, report_masks_without_image
 from etstpm.progress import track
 from etstpm.settings import settings
-from etstpm.tables import FINDINGS, MANIFEST
+from etstpm.tables import ALL, FINDINGS, MANIFEST
 
 GOOD = "good"
 MINIMUM_TRAIN = 2
@@ -139,7 +139,17 @@ def _scan_category(scan: Scan, category: str) -> None:
             "add them, or leave the category out with CATEGORIES=",
         )
         return
-    test = [path for defect in scan.folders(folder / "test") for path in scan.images(defect)]
+    types = scan.folders(folder / "test")
+    if folder / "test" / ALL in types:
+        scan.report(
+            "error",
+            "reserved-name",
+            folder / "test" / ALL,
+            "another name",
+            f"'{ALL}'",
+            "rename the folder, and that of its masks",
+        )
+    test = [path for defect in types for path in scan.images(defect)]
     if not test:
         scan.report(
             "error", "no-test", folder / "test", "test images", "none", "add them, or leave it out"

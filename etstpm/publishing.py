@@ -5,28 +5,15 @@ from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any
 
 import pyarrow as pa
 import pyarrow.parquet as pq
 
 from etstpm.catalog import ET_STPM_MEAN, STPM_PUBLISHED, Published
 from etstpm.config import Config
+from etstpm.metric_rows import MEAN, category_rows, mean_of, mean_rows, sum_replicates, value_of
 from etstpm.storage import Artifact, Store, file_sha256
 from etstpm.tables import IMAGE_SCORES, METRICS, OFFICIAL, PAPER, SCHEMA_VERSION, write_parquet
-
-MEAN = "mean"
-CURVE = ("auroc", "ap", "f1_max", "f1_max_threshold")
-REGIONS = ("aupro", "aupro_0.05")
-ROWS = (
-    *((PAPER, "image", metric) for metric in CURVE),
-    *((PAPER, "pixel", metric) for metric in CURVE + REGIONS),
-    *((OFFICIAL, "pixel", metric) for metric in CURVE + REGIONS),
-)
-"""Protocol, level and metric of each category's rows."""
-WITHOUT_MEAN = "f1_max_threshold"
-"""Scores of different students have no common scale."""
-WHY_UNDEFINED = "only one class among the test images: not defined"
 
 
 @dataclass(frozen=True)
@@ -113,15 +100,20 @@ def publish_run(
     }
     files = {}
     created_at = datetime.now(UTC)
-    metrics = _metric_rows(
-        config,
-        run_id=run_id,
-        created_at=created_at,
-        dataset_key=dataset_key,
-        teacher_key=teacher_key,
-        outcomes=outcomes,
-        artifacts=artifacts,
-    )
+    common = {
+        "run_id": run_id,
+        "seed": config.seed,
+        "teacher_digest": teacher_key.rsplit("/", 1)[-1],
+        "dataset_digest": dataset_key.rsplit("/", 1)[-1],
+        "created_at": created_at,
+    }
+    found = [
+        row
+        for outcome in outcomes
+        for row in category_rows(outcome.category, artifacts.get(outcome.category), outcome.failure)
+    ]
+    found += mean_rows(found, sum_replicates(store, artifacts.values()))
+    metrics = [common | row for row in found]
     with tempfile.TemporaryDirectory(prefix="etstpm-") as folder:
         paths = {name: Path(folder) / f"{name}.parquet" for name in keys}
         rows = {
@@ -186,71 +178,8 @@ def _score_groups(
         yield table.append_column("run_id", pa.array([run_id] * table.num_rows))
 
 
-def _metric_rows(
-    config: Config,
-    *,
-    run_id: str,
-    created_at: datetime,
-    dataset_key: str,
-    teacher_key: str,
-    outcomes: list[Outcome],
-    artifacts: Mapping[str, Artifact],
-) -> list[dict[str, Any]]:
-    common = {
-        "run_id": run_id,
-        "seed": config.seed,
-        "teacher_digest": teacher_key.rsplit("/", 1)[-1],
-        "dataset_digest": dataset_key.rsplit("/", 1)[-1],
-        "created_at": created_at,
-    }
-    rows: list[dict[str, Any]] = []
-    for outcome in outcomes:
-        artifact = artifacts.get(outcome.category)
-        found = artifact.card["metrics"] if artifact else {}
-        for protocol, level, metric in ROWS:
-            value = _value(found, protocol, level, metric)
-            rows.append(
-                common
-                | {
-                    "category": outcome.category,
-                    "protocol": protocol,
-                    "level": level,
-                    "metric": metric,
-                    "value": value,
-                    "n_good": found.get("n_good"),
-                    "n_defective": found.get("n_defective"),
-                    "student_digest": _student_digest(artifact),
-                    "reason": outcome.failure or (WHY_UNDEFINED if value is None else None),
-                }
-            )
-    for name in ROWS:
-        if name[-1] == WITHOUT_MEAN:
-            continue
-        names = dict(zip(("protocol", "level", "metric"), name, strict=True))
-        value = mean_of([row["value"] for row in rows if names.items() <= row.items()])
-        reason = None if value is not None else "no category has a value"
-        rows.append(common | names | {"category": MEAN, "value": value, "reason": reason})
-    return rows
-
-
-def _value(metrics: Mapping[str, Any], protocol: str, level: str, metric: str) -> float | None:
-    """A figure of a score artifact's card; None where it is not defined or there is no card."""
-    value: float | None = metrics["values"][protocol][level][metric] if metrics else None
-    return value
-
-
 def _number(value: float | None, failure: str | None = None) -> str:
     return "failed" if failure else "n/a" if value is None else f"{value:.3f}"
-
-
-def _student_digest(artifact: Artifact | None) -> str | None:
-    return artifact.card["student"].rsplit("/", 1)[-1] if artifact else None
-
-
-def mean_of(values: list[float | None]) -> float | None:
-    """Mean of the values that are defined; None if none is."""
-    defined = [value for value in values if value is not None]
-    return sum(defined) / len(defined) if defined else None
 
 
 def _summarise(
@@ -268,9 +197,9 @@ def _summarise(
         rows.append(
             SummaryRow(
                 outcome.category,
-                _value(metrics, PAPER, "image", "auroc"),
-                _value(metrics, PAPER, "pixel", "auroc"),
-                _value(metrics, OFFICIAL, "pixel", "aupro"),
+                value_of(metrics, PAPER, "image", "auroc"),
+                value_of(metrics, PAPER, "pixel", "auroc"),
+                value_of(metrics, OFFICIAL, "pixel", "aupro"),
                 STPM_PUBLISHED.get(outcome.category),
                 seconds=sum(card["seconds"] for card in cards) if cards else None,
                 is_reused=bool(cards) and max(made_at) < started_at,

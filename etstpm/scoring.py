@@ -93,6 +93,23 @@ def upsample_map(
     return values
 
 
+@dataclass(frozen=True)
+class UpsampledMaps:
+    """Maps (N, H, W), each at its image's own size when it is asked for: all would fill gigabytes.
+
+    sizes: (height, width) of each.
+    """
+
+    maps: Maps
+    sizes: Sequence[tuple[int, int]]
+
+    def __len__(self) -> int:
+        return len(self.maps)
+
+    def __getitem__(self, index: int) -> npt.NDArray[np.float32]:
+        return upsample_map(self.maps[index], *self.sizes[index])
+
+
 def score_images(
     teacher: FeaturePyramid,
     student: FeaturePyramid,

@@ -22,14 +22,14 @@ import pyarrow.parquet as pq
 from etstpm.cards import VERSIONS, commit_network, load_network, make_card
 from etstpm.compute import choose_compute
 from etstpm.config import Config, digest_of
-from etstpm.dataset import choose_categories, scan_dataset
+from etstpm.dataset import GOOD, choose_categories, scan_dataset
 from etstpm.distillation import distil_student, split_train_validation
+from etstpm.evaluation import evaluate
 from etstpm.finetuning import finetune_teacher
 from etstpm.images import resize_mask
 from etstpm.inputs import dataset_root, open_inputs, own_mask, proven_weights
-from etstpm.metrics import image_metrics, pixel_metrics
 from etstpm.pictures import draw_hardest
-from etstpm.scoring import calibrate, decision_threshold, score_images, upsample_map
+from etstpm.scoring import UpsampledMaps, calibrate, decision_threshold, score_images
 from etstpm.settings import settings
 from etstpm.storage import Store
 from etstpm.tables import (
@@ -38,6 +38,7 @@ from etstpm.tables import (
     MANIFEST,
     OFFICIAL,
     PAPER,
+    REPLICATES,
     STUDENT_HISTORY,
     TEACHER_HISTORY,
     schema_without,
@@ -209,21 +210,16 @@ def scores(config: Config, store: Store, dataset_key: str, student_key: str, cat
     own_masks = [own_mask(inputs.root, row) for row in rows]
     masks = np.stack([resize_mask(mask, size) for mask in own_masks])
     labels = np.array([row["label"] == 1 for row in rows])
-    own_maps = (
-        upsample_map(scored.maps[index], *mask.shape) for index, mask in enumerate(own_masks)
+    own_maps = UpsampledMaps(scored.maps, [(row["height"], row["width"]) for row in rows])
+    evaluation = evaluate(
+        category,
+        [None if row["defect_type"] == GOOD else row["defect_type"] for row in rows],
+        {PAPER: scored.scores},
+        {PAPER: (masks, scored.maps), OFFICIAL: (own_masks, own_maps)},
     )
-    metrics = {
-        "values": {
-            PAPER: {
-                "image": image_metrics(labels, scored.scores),
-                "pixel": pixel_metrics(masks, scored.maps),
-            },
-            OFFICIAL: {"pixel": pixel_metrics(own_masks, own_maps)},
-        },
+    metrics = evaluation.figures | {
         "threshold": threshold,
         "held_out_scores": good_scores.tolist(),
-        "n_good": int((~labels).sum()),
-        "n_defective": int(labels.sum()),
     }
     scored_at = datetime.now(UTC)
     table = [
@@ -244,6 +240,7 @@ def scores(config: Config, store: Store, dataset_key: str, student_key: str, cat
         write_parquet(
             path / "image_scores.parquet", schema, [pa.Table.from_pylist(table, schema=schema)]
         )
+        write_parquet(path / "replicates.parquet", REPLICATES, [evaluation.replicate_table()])
         names = [row["image_path"].removeprefix(f"{category}/test/") for row in rows]
         draw_hardest(pixels, masks, scored, labels=labels, names=names, threshold=threshold).save(
             path / "hardest.png", optimize=True

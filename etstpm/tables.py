@@ -6,10 +6,15 @@ from pathlib import Path
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-SCHEMA_VERSION = 1
+SCHEMA_VERSION = 2
+"""Raised when a reader of the one before must change. 2: a metric has a row a defect type too, so
+that `defect_type == 'all'` is what a row of version 1 was."""
 
 PAPER, OFFICIAL = "paper-256", "mvtec-official"
 """Protocols: maps and masks at the student's input size; maps upsampled to each image's own."""
+
+ALL = "all"
+"""Defect type of the figures over all test images."""
 
 
 def _field(name: str, kind: pa.DataType, meaning: str, unit: str = "") -> pa.Field:
@@ -69,8 +74,15 @@ METRICS = _schema(
         "'aupro_0.05': a new metric is a new row, never a new column",
     ),
     _field("value", pa.float64(), "null where it is not defined (one class only) or has failed"),
-    _field("ci_low", pa.float64(), "95 % confidence interval, lower end; null: not computed"),
-    _field("ci_high", pa.float64(), "95 % confidence interval, upper end; null: not computed"),
+    _field(
+        "ci_low",
+        pa.float64(),
+        "95 % confidence interval over other draws of test images, lower end: percentile "
+        "bootstrap, 1000 replicates, images drawn with replacement, good and defective apart; of a "
+        "mean: over the same categories. Null where the value is, of 'f1_max_threshold', and where "
+        "a class is a single image, so that nothing can be drawn",
+    ),
+    _field("ci_high", pa.float64(), "95 % confidence interval, upper end"),
     _field("seed", pa.int64(), "seed of the run"),
     _field("n_good", pa.int64(), "good test images"),
     _field("n_defective", pa.int64(), "defective test images"),
@@ -79,6 +91,21 @@ METRICS = _schema(
     _field("dataset_digest", _NAME, "content address of the validated dataset"),
     _field("created_at", _TIME, "when the run published, UTC"),
     _field("reason", _TEXT, "why the value is null; null where it is not"),
+    _field(
+        "defect_type",
+        _NAME,
+        "'all', or a test folder's name: its images among the good ones; at pixel level its "
+        "defective pixels among the good pixels of its and of the good images",
+    ),
+)
+
+REPLICATES = _schema(
+    "replicates",
+    _field("protocol", _NAME, "as in metrics"),
+    _field("level", _NAME, "as in metrics"),
+    _field("metric", _NAME, "as in metrics"),
+    _field("replicate", pa.int32(), "from 0; the same one of two students has the same images"),
+    _field("value", pa.float64(), "of the images that the replicate has drawn"),
 )
 
 MANIFEST = _schema(

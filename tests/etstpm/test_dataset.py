@@ -215,6 +215,10 @@ def breaks(do: Callable[[Path], object], message: str) -> object:
             "mean: expected another name, found 'mean'; rename the folder",
         ),
         breaks(
+            lambda root: (root / IMAGE).parent.rename(root / "flange/test/all"),
+            "flange/test/all: expected another name, found 'all'; rename the folder, and that of",
+        ),
+        breaks(
             lambda root: (root / IMAGE).rename(root / os.fsdecode(b"flange/test/good/\xe4.png")),
             r"flange/test/good/\udce4.png: expected a name in UTF-8, found other bytes; rename it",
         ),

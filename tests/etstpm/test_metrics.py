@@ -17,7 +17,8 @@ from sklearn.metrics import (
     roc_auc_score,
 )
 
-from etstpm.metrics import AUPRO_LIMITS, Metrics, auroc, image_metrics, pixel_metrics
+from etstpm.intervals import AUPRO_LIMITS
+from etstpm.metrics import Metrics, auroc, image_metrics, pixel_metrics
 
 Bools = npt.NDArray[np.bool_]
 Floats = npt.NDArray[np.floating]
@@ -277,7 +278,9 @@ def test_one_class_defines_nothing(label: bool) -> None:
     assert auroc(np.full(4, label), np.arange(4.0)) is None
     assert image_metrics(np.full(4, label), np.arange(4.0)) == dict.fromkeys(IMAGE_NAMES)
     sizes = [(2, 3), (4, 1)]
-    found = pixel_metrics([np.full(size, label) for size in sizes], map(np.ones, sizes))
+    found = pixel_metrics(
+        [np.full(size, label) for size in sizes], [np.ones(size) for size in sizes]
+    )
     assert found == dict.fromkeys([*IMAGE_NAMES, "aupro", "aupro_0.05"])
 
 
@@ -299,7 +302,7 @@ def test_unequal_shapes_are_refused() -> None:
             metric(labels, scores)
     with pytest.raises(ValueError, match=r"\(2, 1\).*\(2, 2\)"):
         pixel_metrics([labels], [scores])
-    with pytest.raises(ValueError, match="zip"):
+    with pytest.raises(ValueError, match="2 masks and 1 maps"):
         pixel_metrics([labels, labels], [np.zeros((2, 1))])
 
 

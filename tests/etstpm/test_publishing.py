@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import duckdb
+import numpy as np
 import pandas as pd
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -16,16 +17,18 @@ import pytest
 from etstpm.catalog import ET_STPM_MEAN, STPM_PUBLISHED
 from etstpm.config import Config
 from etstpm.errors import StorageError
-from etstpm.publishing import Outcome, Run, load_run, mean_of, publish_run
+from etstpm.evaluation import Evaluation
+from etstpm.publishing import Outcome, Run, load_run, publish_run
 from etstpm.stages import IMAGE_SCORES_OF_ARTIFACT
 from etstpm.storage import Store, file_sha256
-from etstpm.tables import IMAGE_SCORES, METRICS, write_parquet
+from etstpm.tables import IMAGE_SCORES, METRICS, REPLICATES, write_parquet
 
 STARTED = datetime(2026, 11, 23, 22, 0, tzinfo=UTC)
 FIRST, SECOND = "20261123T220000Z-0a1b2c3d", "20261124T220000Z-4e5f6a7b"
 DATASET, TEACHER = "datasets/" + "1" * 64, "teachers/" + "2" * 64
 FAILURE = "capsule: the student's loss is nan in epoch 1; lower student.learning_rate (now 9.0)"
 
+Name = tuple[str, str, str]
 CURVE = ("auroc", "ap", "f1_max", "f1_max_threshold")
 REGIONS = ("aupro", "aupro_0.05")
 NAMES = [
@@ -38,15 +41,48 @@ NAMES_OF_MEANS = [name for name in NAMES if name[-1] != "f1_max_threshold"]
 UNDEFINED = "only one class among the test images: not defined"
 
 
+NAMES_OF_TYPE = [
+    *(("paper-256", "image", metric) for metric in ("auroc", "ap", "f1_max")),
+    *(("paper-256", "pixel", metric) for metric in ("auroc", "ap", "aupro")),
+    *(("mvtec-official", "pixel", metric) for metric in ("auroc", "ap", "aupro")),
+]
+"""What the rows of every defect type are called."""
+
+
+def nested(names: Sequence[Name], values: Sequence[Any]) -> dict[str, Any]:
+    """By protocol, level and metric, as `stages.scores` nests them in an artifact's card."""
+    result: dict[str, Any] = {"paper-256": {"image": {}, "pixel": {}}, "mvtec-official": {}}
+    result["mvtec-official"]["pixel"] = {}
+    for (protocol, level, metric), value in zip(names, values, strict=True):
+        result[protocol][level][metric] = value
+    return result
+
+
+def interval_of(name: Name, value: float | None) -> list[float] | None:
+    """The interval that a card of these tests holds beside a value."""
+    is_there = value is not None and name[-1] != "f1_max_threshold"
+    return [value - 0.1, value + 0.1] if is_there and value is not None else None
+
+
+def figures(
+    names: Sequence[Name], values: Sequence[float | None], n_good: int, n_defective: int
+) -> dict[str, Any]:
+    ends = [interval_of(name, value) for name, value in zip(names, values, strict=True)]
+    return {
+        "values": nested(names, values),
+        "intervals": nested(names, ends),
+        "n_good": n_good,
+        "n_defective": n_defective,
+    }
+
+
 def card_metrics(values: Sequence[float | None], n_good: int, n_defective: int) -> dict[str, Any]:
-    """The metrics of a score artifact's card, as `stages.scores` nests them."""
-    nested: dict[str, Any] = {"paper-256": {"image": {}, "pixel": {}}, "mvtec-official": {}}
-    nested["mvtec-official"]["pixel"] = {}
-    for (protocol, level, metric), value in zip(NAMES, values, strict=True):
-        nested[protocol][level][metric] = value
-    return {"values": nested, "n_good": n_good, "n_defective": n_defective}
+    """The metrics of a score artifact's card; all its defects are of one type."""
+    of_type = figures(NAMES_OF_TYPE, TYPE_VALUES, n_good, n_defective)
+    return figures(NAMES, values, n_good, n_defective) | {"defect_types": {"broken": of_type}}
 
 
+TYPE_VALUES = [0.81 + 0.01 * number for number in range(9)]
 BOTTLE_VALUES = [0.50 + 0.01 * number for number in range(16)]
 BRUSH_VALUES = [None] * 4 + [0.70 + 0.01 * number for number in range(12)]
 BOTTLE = card_metrics(BOTTLE_VALUES, n_good=1, n_defective=2)
@@ -76,6 +112,14 @@ def add_scores(
     ]
     table = pa.Table.from_pylist(rows, schema=IMAGE_SCORES_OF_ARTIFACT)
     write_parquet(folder / "image_scores.parquet", IMAGE_SCORES_OF_ARTIFACT, [table])
+    # Replicates that lie evenly about each value.
+    replicates = {
+        name: metrics["values"][name[0]][name[1]][name[2]] + np.linspace(-0.1, 0.1, 1001)
+        for name in NAMES_OF_MEANS
+        if metrics["values"][name[0]][name[1]][name[2]] is not None
+    }
+    table = Evaluation({}, replicates).replicate_table()
+    write_parquet(folder / "replicates.parquet", REPLICATES, [table])
     key = f"scores/{category}/{'4' * 64}"
     card = {"created_at": created_at, "seconds": 2.5, "student": student_key, "metrics": metrics}
     store.commit(key, folder, card)
@@ -135,7 +179,20 @@ def test_a_run_with_a_failed_and_an_undefined_category(store: Store, tmp_path: P
     assert [row for part in parts.values() for row in part] == rows
     for category, part in parts.items():
         names = [(row["protocol"], row["level"], row["metric"]) for row in part]
-        assert names == (NAMES_OF_MEANS if category == "mean" else NAMES)
+        types = [row["defect_type"] for row in part]
+        count = 13 if category == "mean" else 16
+        assert names[:count] == (NAMES_OF_MEANS if category == "mean" else NAMES)
+        assert types[:count] == ["all"] * count
+        if category in ("bottle", "toothbrush"):
+            assert names[count:] == NAMES_OF_TYPE
+            assert types[count:] == ["broken"] * 9
+            assert [row["value"] for row in part[count:]] == TYPE_VALUES
+        else:
+            assert len(part) == count
+        for name, row in zip(names, part, strict=True):
+            if category != "mean":
+                ends = interval_of(name, row["value"])
+                assert (row["ci_low"], row["ci_high"]) == (tuple(ends) if ends else (None, None))
     expected = {
         "bottle": ([(value, None) for value in BOTTLE_VALUES], 1, 2, "3" * 64),
         "capsule": ([(None, FAILURE)] * 16, None, None, None),
@@ -147,7 +204,7 @@ def test_a_run_with_a_failed_and_an_undefined_category(store: Store, tmp_path: P
         ),
     }
     for category, (values, *others) in expected.items():
-        assert [(row["value"], row["reason"]) for row in parts[category]] == values
+        assert [(row["value"], row["reason"]) for row in parts[category][:16]] == values
         for row in parts[category]:
             assert [row["n_good"], row["n_defective"], row["student_digest"]] == others
     for row in rows:
@@ -176,6 +233,8 @@ def test_mean_rows_are_over_the_categories_that_have_a_value(store: Store, tmp_p
     )
     for row in means:
         assert row["reason"] is row["n_good"] is row["n_defective"] is row["student_digest"] is None
+        ends = row["value"] - 0.095, row["value"] + 0.095
+        assert (row["ci_low"], row["ci_high"]) == pytest.approx(ends, abs=1e-12)
 
 
 def test_image_scores_hold_every_image_of_what_was_scored(store: Store, tmp_path: Path) -> None:
@@ -268,7 +327,7 @@ def test_pandas_and_duckdb_read_all_runs_of_a_table(
     publish(local, outcomes[:1], SECOND)
     expected = {
         "image_scores": {FIRST: 5, SECOND: 3},
-        "metrics": {FIRST: 2 * 16 + 13, SECOND: 16 + 13},
+        "metrics": {FIRST: 2 * (16 + 9) + 13, SECOND: 16 + 9 + 13},
     }[table]
     folder = f"{local.uri}/tables/{table}"
     frame = pd.read_parquet(folder)
@@ -345,9 +404,3 @@ def test_a_run_where_all_failed_says_so(local: Store) -> None:
         *[("mean", None, "no category has a value")] * 13,
     ]
     assert json.loads(Path(local.path(f"runs/{FIRST}/run.json")).read_text())["files"]
-
-
-def test_mean_is_over_what_is_defined() -> None:
-    assert mean_of([0.5, None, 1.0]) == 0.75
-    assert mean_of([None, None]) is None
-    assert mean_of([]) is None

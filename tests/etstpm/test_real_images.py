@@ -6,7 +6,8 @@ import pandas as pd
 
 from etstpm import stages
 from etstpm.config import Config
-from etstpm.publishing import WHY_UNDEFINED, Outcome, publish_run
+from etstpm.metric_rows import WHY_UNDEFINED
+from etstpm.publishing import Outcome, publish_run
 from etstpm.storage import Store
 from etstpm.tables import PAPER
 
@@ -42,11 +43,15 @@ def test_toothbrush_has_pixels_to_score_but_no_good_test_image(
     assert "batch normalisation folded" in store.get(teacher).card["description"]
     metrics = pd.read_parquet(run.files["metrics"])
     metrics = metrics[(metrics["category"] == "toothbrush") & (metrics["protocol"] == PAPER)]
+    assert set(metrics["defect_type"]) == {"all", "defective"}
+    metrics = metrics[metrics["defect_type"] == "all"]
     image = metrics[metrics["level"] == "image"]
     assert image["value"].isna().all()
     assert set(image["reason"]) == {WHY_UNDEFINED}
     assert set(image["n_good"]) == {0}
     # 0.973 was seen; a teacher with wrong weights or a wrong normalisation stays far below.
-    pixel = metrics[metrics["level"] == "pixel"].set_index("metric")["value"]
-    assert pixel["auroc"] > 0.95
+    pixel = metrics[metrics["level"] == "pixel"].set_index("metric")
+    auroc = pixel.loc["auroc"]
+    assert auroc["value"] > 0.95
+    assert auroc["ci_low"] < auroc["value"] < auroc["ci_high"]
     assert len(pd.read_parquet(run.files["image_scores"])) == 30

@@ -111,7 +111,7 @@ def test_the_chain_leaves_whole_artifacts(finished: tuple[Config, Keys]) -> None
         keys.dataset: {"manifest.parquet", "findings.parquet"},
         keys.teacher: {"weights.safetensors", "history.parquet"},
         keys.student: {"weights.safetensors", "history.parquet"},
-        keys.scores: {"image_scores.parquet", "hardest.png"},
+        keys.scores: {"image_scores.parquet", "replicates.parquet", "hardest.png"},
     }
     for key, files in expected.items():
         artifact = store.get(key)
@@ -148,6 +148,17 @@ def test_the_score_table_agrees_with_the_dataset_and_the_card(
     scores = np.array([row["score"] for row in rows])
     assert metrics["values"]["paper-256"]["image"] == image_metrics(labels, scores)
     assert (metrics["n_good"], metrics["n_defective"]) == (2, 3)
+    types = {row["defect_type"] for row in rows} - {"good"}
+    assert len(types) == 3
+    assert {name: part["n_defective"] for name, part in metrics["defect_types"].items()} == (
+        dict.fromkeys(types, 1)
+    )
+    replicates = pq.read_table(Path(config.store) / keys.scores / "replicates.parquet")
+    values = replicates.to_pandas().groupby(["protocol", "level", "metric"], observed=True)["value"]
+    for (protocol, level, metric), found in values:
+        ends = metrics["intervals"][protocol][level][metric]
+        assert ends == np.percentile(found, [2.5, 97.5]).tolist()
+    assert values.ngroups == 3 + 5 + 5
     # One image of four is held out, and the threshold is its score.
     assert metrics["held_out_scores"] == [metrics["threshold"]]
     with Image.open(Path(config.store) / keys.scores / "hardest.png") as picture:

@@ -101,9 +101,9 @@ def test_main_job_publishes_and_prints(
     }
     metrics = pipeline.table("metrics")
     assert metrics.groupby("category", observed=True).size().to_dict() == {
-        "biscuit": 16,
-        "fabric": 16,
-        "flange": 16,
+        "biscuit": 16 + 3 * 9,
+        "fabric": 16 + 3 * 9,
+        "flange": 16 + 3 * 9,
         "mean": 13,
     }
     is_threshold = metrics["metric"] == "f1_max_threshold"

@@ -1,0 +1,85 @@
+"""Peak memory and time of a category's metrics, and of scikit-learn's AUROC on the same pixels.
+
+    python bench/metrics_memory.py                    # 200 images at 1024x1024
+    python bench/metrics_memory.py --images 50 --size 512
+
+Each runs in a process of its own. Ours is all that a category's card holds under `mvtec-official`:
+every pixel metric over all images and by defect type, with intervals, maps upsampled as they are
+asked for. scikit-learn's is one AUROC. The peak is the process's, PyTorch and masks included.
+"""
+
+import argparse
+import resource
+import subprocess
+import sys
+import time
+
+import numpy as np
+import numpy.typing as npt
+
+from etstpm.evaluation import evaluate
+from etstpm.scoring import UpsampledMaps
+from etstpm.tables import OFFICIAL
+
+TYPES = "broken_large", "broken_small", "contamination", "scratch", "thread"
+GOOD_SHARE = 0.3
+Masks = list[npt.NDArray[np.bool_]]
+
+
+def draw(images: int, size: int) -> tuple[list[str | None], Masks, UpsampledMaps]:
+    """Defect types, masks of a disc or two, and maps at 256x256 that half agree with them."""
+    rng = np.random.default_rng(0)
+    good = round(GOOD_SHARE * images)
+    groups = [None if n < good else TYPES[n % len(TYPES)] for n in range(images)]
+    rows, columns = np.ogrid[:size, :size]
+    masks = []
+    maps = np.exp(rng.normal(size=(images, 256, 256)).astype(np.float32))
+    for number, group in enumerate(groups):
+        mask = np.zeros((size, size), bool)
+        for _ in range(0 if group is None else rng.integers(1, 3)):
+            row, column, radius = rng.uniform(0.2, 0.8) * size, rng.uniform(0.2, 0.8) * size, 0.12
+            mask |= (rows - row) ** 2 + (columns - column) ** 2 < (radius * size) ** 2
+        masks.append(mask)
+        places = np.arange(256) * size // 256
+        maps[number] *= 1 + 3 * mask[places][:, places]
+    return groups, masks, UpsampledMaps(maps, [mask.shape for mask in masks])
+
+
+def measure(which: str, images: int, size: int) -> None:
+    """One of the two, in this process; prints its line."""
+    groups, masks, maps = draw(images, size)
+    share = sum(int(mask.sum()) for mask in masks) / (images * size**2)
+    started = time.perf_counter()
+    if which == "etstpm":
+        found = evaluate("bench", groups, {}, {OFFICIAL: (masks, maps)}).figures
+        value = found["values"][OFFICIAL]["pixel"]["auroc"]
+    else:
+        from sklearn.metrics import roc_auc_score
+
+        pooled = np.concatenate([maps[number].ravel() for number in range(images)])
+        value = roc_auc_score(np.concatenate([mask.ravel() for mask in masks]), pooled)
+    seconds = time.perf_counter() - started
+    kilobyte = 1 if sys.platform == "darwin" else 1024
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * kilobyte / 1e9
+    print(
+        f"{which:<13} {images} images at {size}x{size}, {share:.1%} of the pixels defective: "
+        f"{seconds:.1f} s, peak RSS {peak:.2f} GB, AUROC {value:.12f}"
+    )
+
+
+def main() -> None:
+    """Measure both, each in a new process; or the one that is named."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else None)
+    parser.add_argument("--images", type=int, default=200)
+    parser.add_argument("--size", type=int, default=1024, help="pixels a side")
+    parser.add_argument("--only", choices=("etstpm", "scikit-learn"))
+    arguments = parser.parse_args()
+    if arguments.only:
+        measure(arguments.only, arguments.images, arguments.size)
+        return
+    for which in ("etstpm", "scikit-learn"):
+        subprocess.run([sys.executable, __file__, *sys.argv[1:], "--only", which], check=True)
+
+
+if __name__ == "__main__":
+    main()
