@@ -139,19 +139,16 @@ def test_a_teacher_that_only_got_worse_is_left_as_it_was() -> None:
     assert tuned.summary.startswith("weights left as they were: none of 2 epochs to tell 2 cat")
 
 
-def test_a_mixture_lies_between_the_original_and_the_tuned_weights(mode: str) -> None:
-    if mode != "classification":
-        pytest.skip("the mixture comes after all modes alike")
+def test_a_mixture_lies_between_the_original_and_the_tuned_weights() -> None:
     original = make_weights().tensors
-    states = {
-        share: finetune(make_config(epochs=1, mixture=share)).pyramid.state_dict()
-        for share in (0.0, 0.25, 1.0)
-    }
-    assert are_equal(states[0.0], original)
+    teachers = [finetune(make_config(epochs=1, mixture=share)) for share in (0.0, 0.25, 1.0)]
+    none, quarter, whole = (teacher.pyramid.state_dict() for teacher in teachers)
+    assert are_equal(none, original)
     name = "layer3.1.conv2.weight"
-    assert not torch.equal(states[1.0][name], original[name])
-    torch.testing.assert_close(states[0.25][name], 0.75 * original[name] + 0.25 * states[1.0][name])
-    assert "mixed 25% into the original" in finetune(make_config(mixture=0.25)).summary
+    assert not torch.equal(whole[name], original[name])
+    torch.testing.assert_close(quarter[name], 0.75 * original[name] + 0.25 * whole[name])
+    assert teachers[1].summary.endswith("epoch 1 of 1 kept, mixed 25% into the original weights")
+    assert teachers[2].summary.endswith("epoch 1 of 1 kept")
 
 
 def test_both_ends_of_a_mixture_are_exact() -> None:
