@@ -12,7 +12,15 @@ from importlib import resources
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self
 
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError, field_validator
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    ConfigDict,
+    Field,
+    ValidationError,
+    ValidationInfo,
+    field_validator,
+)
 
 from etstpm.errors import ConfigError
 
@@ -72,19 +80,48 @@ class TeacherConfig(Section):
     weights_sha256: Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")] | None = Field(
         None, description="SHA-256 the weights file must have. Empty: a hash that etstpm knows."
     )
-    mode: Literal["imagenet", "classification"] = Field(
+    mode: Literal["imagenet", "classification", "synthetic", "metric"] = Field(
         "imagenet",
-        description="'imagenet': the weights as they are (Wang et al. 2021). 'classification': "
-        "fine-tuned to tell the categories apart on train/good (Zolfaghari and Sajedi 2022).",
+        description="'imagenet': the weights as they are (Wang et al. 2021). The others are "
+        "fine-tuned on train/good alone. 'classification': to tell the categories apart "
+        "(Zolfaghari and Sajedi 2022). 'synthetic': to find synthetic anomalies (Li et al. 2021; "
+        "Zavrtanik et al. 2021). 'metric': to draw each category's images together and the "
+        "categories apart (Khosla et al. 2020).",
     )
     epochs: PositiveInt = Field(5, description="Epochs of fine-tuning at the most.")
-    batch_size: PositiveInt = Field(32, description="Images a step of fine-tuning.")
+    patience: PositiveInt = Field(
+        3, description="Epochs without improvement on held-out images after which tuning stops."
+    )
+    batch_size: PositiveInt = Field(32, description="Images a step ('metric': two views of each).")
     learning_rate: Annotated[float, Field(gt=0.0)] = Field(
         1e-4, description="AdamW's learning rate for the pyramid; its head learns ten times faster."
     )
     validation_fraction: Fraction = Field(
         0.1, description="Share of each category's train/good held out to choose the epoch."
     )
+    label_smoothing: Annotated[float, Field(ge=0.0, lt=1.0)] = Field(
+        0.0,
+        description="Of the cross-entropy of 'classification' (Szegedy et al. 2016: 0.1). "
+        "0: plain cross-entropy.",
+    )
+    temperature: Annotated[float, Field(gt=0.0)] = Field(
+        0.1, description="Of the similarities of 'metric' (Khosla et al. 2020: 0.1)."
+    )
+    mixture: Annotated[float, Field(ge=0.0, le=1.0)] = Field(
+        1.0,
+        description="Share of the tuned weights in the frozen teacher, the rest being the original "
+        "ones (Wortsman et al. 2022). 1: the tuned ones alone.",
+    )
+
+    @field_validator("mixture")
+    @classmethod
+    def _needs_tuned_weights(cls, mixture: float, info: ValidationInfo) -> float:
+        if info.data.get("mode") == "imagenet" and mixture != 1.0:
+            raise ValueError(
+                "teacher.mode 'imagenet' tunes no weights to mix; choose another mode, or leave "
+                "the mixture at 1.0"
+            )
+        return mixture
 
 
 class StudentConfig(Section):

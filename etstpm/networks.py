@@ -100,12 +100,20 @@ class TeacherWeights:
     description: str
     is_folded: bool
     """Batch normalisation is folded into the convolutions: its statistics are not to be touched."""
+    layer4: dict[str, Tensor] | None = None
+    """layer4's tensors where the file has them whole: for fine-tuning alone, never in a pyramid."""
 
     def build(self) -> FeaturePyramid:
         """A frozen pyramid in eval mode."""
         pyramid = FeaturePyramid()
         pyramid.load_state_dict(self.tensors)
         return freeze(pyramid)
+
+    def build_layer4(self) -> nn.Module:
+        """torchvision's layer4, (N, 256, H, W) to (N, 512, H/2, W/2); there must be tensors."""
+        layer4: nn.Module = resnet18(weights=None).layer4
+        layer4.load_state_dict(self.layer4 or {})
+        return layer4.eval()
 
 
 def freeze(pyramid: FeaturePyramid) -> FeaturePyramid:
@@ -137,13 +145,15 @@ def load_weights(
             f"weights {source}: SHA-256 {sha256} is not one that etstpm knows; get the file again, "
             f"or, if you trust it, pass --set teacher.weights_sha256={sha256}"
         )
-    tensors = _keep_pyramid(_read_tensors(content, source), source)
+    state = _read_tensors(content, source)
+    tensors = _keep_pyramid(state, source)
     return TeacherWeights(
         tensors=tensors,
         source=Path(source).name,
         sha256=sha256,
         description=KNOWN_WEIGHTS.get(sha256, "ResNet-18 given by its hash"),
         is_folded=_is_folded(tensors),
+        layer4=_keep_layer4(state),
     )
 
 
@@ -256,6 +266,17 @@ def _keep_pyramid(state: dict[str, Tensor], source: str) -> dict[str, Tensor]:
             raise WeightsError(
                 f"weights {source}: {name} holds NaN or infinity; get the file again"
             )
+    return tensors
+
+
+def _keep_layer4(state: dict[str, Tensor]) -> dict[str, Tensor] | None:
+    """layer4's tensors, float32; None unless all are there, of their shape and finite."""
+    tensors = {}
+    for name, tensor in resnet18(weights=None).layer4.state_dict().items():
+        given = state.get(f"layer4.{name}", tensor if "num_batches" in name else None)
+        if given is None or given.shape != tensor.shape or not bool(given.isfinite().all()):
+            return None
+        tensors[name] = given.to(tensor.dtype).contiguous()
     return tensors
 
 

@@ -105,6 +105,7 @@ def teacher(config: Config, store: Store, dataset_key: str) -> str:
     if config.teacher.mode != "imagenet":
         categories = categories_of(store, dataset_key)
         identity |= {
+            "finetuning": VERSIONS["finetuning"],
             "config": config.teacher.model_dump(exclude={"weights", "weights_sha256"}),
             "images": {name: inputs.digest(name, "train") for name in categories},
             **_numerics(config),

@@ -146,9 +146,19 @@ STUDENT_HISTORY = _schema(
 TEACHER_HISTORY = _schema(
     "teacher_history",
     _field("epoch", pa.int32(), "from 1"),
-    _field("loss", pa.float64(), "mean cross-entropy over the training images", "nat"),
-    _field("validation_loss", pa.float64(), "mean cross-entropy, held-out images", "nat"),
-    _field("validation_accuracy", pa.float64(), "share of held-out images told right, 0 to 1"),
+    _field(
+        "loss",
+        pa.float64(),
+        "mean cross-entropy over the training images, as the teacher's mode defines it",
+        "nat",
+    ),
+    _field("validation_loss", pa.float64(), "the same over the held-out images", "nat"),
+    _field(
+        "validation_accuracy",
+        pa.float64(),
+        "share of held-out images told right, 0 to 1. Mode 'synthetic': of locations, mean of good "
+        "and anomalous ones; 'metric': of views that lie nearest to their own category",
+    ),
 )
 
 

@@ -86,9 +86,14 @@ def test_an_unknown_key_shows_the_known_ones(tmp_path: Path) -> None:
         ("student.schedule=cosine", "'one-cycle' or 'constant'"),
         ("student.validation_fraction=0", "greater than 0"),
         ("student.validation_fraction=1", "less than 1"),
-        ("teacher.mode=supervised", "'imagenet' or 'classification'"),
+        ("teacher.mode=supervised", "'classification', 'synthetic' or 'metric'"),
+        ("teacher.patience=0", "greater than or equal to 1"),
+        ("teacher.label_smoothing=1", "less than 1"),
+        ("teacher.temperature=0", "greater than 0"),
+        ("teacher.mixture=1.1", "less than or equal to 1"),
+        ("teacher.mixture=-0.1", "greater than or equal to 0"),
         ("teacher.weights_sha256=F37072FD", "[0-9a-f]{64}"),
-        ("teacher.mode={fine = 1}", "'imagenet' or 'classification'"),
+        ("teacher.mode={fine = 1}", "'classification', 'synthetic' or 'metric'"),
         ("teacher=resnet18", "teacherconfig"),
         ("scoring.fusion=max", "'product', 'sum' or 'quantile-sum'"),
         ("scoring.image_layers=[]", "one layer or more"),
@@ -112,6 +117,14 @@ def test_a_value_out_of_range_is_refused(override: str, rule: str) -> None:
     assert override.partition("=")[0] in message
     assert "is refused" in message
     assert rule in message
+
+
+def test_there_is_nothing_to_mix_into_the_weights_as_they_are() -> None:
+    message = refusal(None, "teacher.mixture=0.5")
+    assert message.startswith("the config: teacher.mixture = 0.5 is refused: ")
+    assert "'imagenet' tunes no weights to mix; choose another mode, or leave" in message
+    tuned = Config.load(None, ["teacher.mixture=0.5", "teacher.mode=synthetic"]).teacher
+    assert (tuned.mode, tuned.mixture) == ("synthetic", 0.5)
 
 
 def test_every_fault_is_named_at_once(tmp_path: Path) -> None:

@@ -146,10 +146,55 @@ def test_a_file_of_the_hash_that_was_given(
     assert same(weights, state)
     assert (weights.sha256, weights.source) == (sha256, "weights.pth")
     assert not weights.is_folded
+    assert weights.layer4 is None  # a part of it is none
     pyramid = weights.build()
     assert not pyramid.training
     assert not any(parameter.requires_grad for parameter in pyramid.parameters())
     assert torch.equal(pyramid.conv1.weight, state["conv1.weight"])
+
+
+@pytest.fixture(scope="module")
+def layer4() -> dict[str, Tensor]:
+    """layer4's tensors by the names they have in torchvision's file."""
+    tensors = resnet18(weights=None).layer4.state_dict()
+    return {f"layer4.{name}": tensor for name, tensor in tensors.items()}
+
+
+def test_layer4_is_kept_beside_the_pyramid(
+    state: dict[str, Tensor], layer4: dict[str, Tensor], tmp_path: Path, cache: Path
+) -> None:
+    half = {n: t.half() if t.is_floating_point() else t for n, t in layer4.items()}
+    source, sha256 = write(tmp_path, torch_bytes(state | half))
+    weights = load_weights(source, sha256, cache=cache)
+    assert same(weights, state)
+    built = weights.build_layer4()
+    assert not built.training
+    for name, tensor in built.state_dict().items():
+        assert torch.equal(tensor, half[f"layer4.{name}"].to(tensor.dtype))
+    with torch.no_grad():
+        assert built(torch.zeros(1, 256, 4, 4)).shape == (1, 512, 2, 2)
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"layer4.1.bn2.running_var": None},
+        {"layer4.0.downsample.0.weight": torch.zeros(512, 256)},
+        {"layer4.1.bn2.bias": torch.full((512,), float("nan"))},
+    ],
+)
+def test_half_a_layer4_is_none(
+    state: dict[str, Tensor],
+    layer4: dict[str, Tensor],
+    change: dict[str, Tensor | None],
+    tmp_path: Path,
+    cache: Path,
+) -> None:
+    changed = {name: tensor for name, tensor in (layer4 | change).items() if tensor is not None}
+    source, sha256 = write(tmp_path, torch_bytes(state | changed))
+    weights = load_weights(source, sha256, cache=cache)
+    assert same(weights, state)
+    assert weights.layer4 is None
 
 
 def test_safetensors_and_half_precision(

@@ -18,7 +18,7 @@ from safetensors.torch import load_file, save_file
 
 from etstpm import stages
 from etstpm.compute import choose_compute
-from etstpm.config import Config
+from etstpm.config import Config, digest_of
 from etstpm.dataset import image_files, rows_of
 from etstpm.errors import DatasetError, EtstpmError, StorageError, WeightsError
 from etstpm.images import load_pixels, read_mask, resize_mask
@@ -268,6 +268,35 @@ def test_a_changed_config_makes_again_what_depends_on_it(
     assert differing == expected
 
 
+def test_fine_tunings_values_move_tuned_teachers_alone(
+    copied: tuple[Config, Keys], drawn: Path
+) -> None:
+    config, keys = copied
+    store = Store(config.store)
+
+    def key_of(**changes: Any) -> str:
+        changed = make_config(drawn, Path(config.store), **changes)
+        return stages.teacher(changed, store, keys.dataset)
+
+    identity = {"version": 1, "weights": "random ResNet-18 of seed 0", "mode": "imagenet"}
+    assert keys.teacher == f"teachers/{digest_of(identity)}"  # as it has been since 0.1.0
+    assert key_of(teacher__patience=1, teacher__temperature=0.2) == keys.teacher
+    tuned = {"teacher__mode": "synthetic", "teacher__epochs": 1}
+    mixed = {share: key_of(**tuned, teacher__mixture=share) for share in (0.0, 1.0)}
+    assert len({keys.teacher, *mixed.values()}) == 3
+    histories = [
+        pq.read_table(Path(config.store) / key / "history.parquet").to_pylist()
+        for key in mixed.values()
+    ]
+    assert histories[0] == histories[1]
+    assert [row["epoch"] for row in histories[0]] == [1]
+    weights = [
+        load_file(Path(config.store) / key / "weights.safetensors")
+        for key in (keys.teacher, mixed[0.0])
+    ]
+    assert all(torch.equal(tensor, weights[1][name]) for name, tensor in weights[0].items())
+
+
 def test_a_new_training_image_concerns_its_category_alone(dataset: Path, tmp_path: Path) -> None:
     config = make_config(dataset, tmp_path / "store", dataset__categories=CATEGORIES[:2])
     store, keys = Store(config.store), {}
@@ -317,15 +346,16 @@ def test_damaged_weights_are_refused_and_made_anew(stage: str, copied: tuple[Con
     assert run(config) == keys
 
 
+@pytest.mark.parametrize("mode", ["classification", "synthetic", "metric"])
 def test_training_needs_neither_test_nor_ground_truth(
-    dataset: Path, cache: Path, tmp_path: Path
+    mode: str, dataset: Path, cache: Path, tmp_path: Path
 ) -> None:
     """Proof one: the folders are gone, and so is whatever was decoded from them."""
     config = make_config(
         dataset,
         tmp_path / "store",
         dataset__categories=CATEGORIES[:2],
-        teacher__mode="classification",
+        teacher__mode=mode,
         teacher__epochs=1,
     )
     store = Store(config.store)

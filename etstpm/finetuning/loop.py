@@ -1,0 +1,179 @@
+"""The teacher's loop: ImageNet's pyramid learns from good images, and is then frozen."""
+
+import copy
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch.optim import AdamW
+
+from etstpm.compute import Compute
+from etstpm.config import TeacherConfig
+from etstpm.distillation import batches
+from etstpm.errors import TrainingError
+from etstpm.finetuning.classification import CategoryClassification
+from etstpm.finetuning.metric import CategoryMetric
+from etstpm.finetuning.objective import GoodImages, Measured, Objective, Rows, accuracy_of
+from etstpm.finetuning.synthetic import SyntheticAnomalies
+from etstpm.images import Pixels, normalise
+from etstpm.networks import FeaturePyramid, TeacherWeights, freeze
+from etstpm.progress import Bar
+
+State = dict[str, Tensor]
+
+
+@dataclass(frozen=True)
+class TeacherEpoch:
+    """One row of a teacher's history; see `tables.TEACHER_HISTORY`."""
+
+    epoch: int
+    loss: float
+    validation_loss: float
+    validation_accuracy: float
+
+
+@dataclass(frozen=True)
+class FinetunedTeacher:
+    """A frozen teacher, how it got there, and what was done in words."""
+
+    pyramid: FeaturePyramid
+    history: list[TeacherEpoch]
+    summary: str
+
+
+def finetune_teacher(
+    weights: TeacherWeights,
+    pixels: Mapping[str, Pixels],
+    config: TeacherConfig,
+    *,
+    seed: int,
+    compute: Compute,
+) -> FinetunedTeacher:
+    """Fine-tune the teacher as `config.mode` says, on train/good alone.
+
+    pixels: for each category its good images (N, H, W, 3) uint8, two or more. The epoch with the
+    lowest loss on held-out good images is kept, before the first epoch included; `config.patience`
+    epochs without a lower one end the training. Modes that compare categories leave the weights
+    as they are where there is one alone. Batch normalisation stays frozen where the weights have
+    it folded. Raises `TrainingError` if the loss becomes NaN or infinite.
+    """
+    pyramid = weights.build()
+    if len(pixels) < 2 and config.mode != "synthetic":
+        return FinetunedTeacher(
+            pyramid,
+            [],
+            "one category: nothing to tell apart, weights left as they are; "
+            "teacher.mode = 'synthetic' would tune them",
+        )
+    images = GoodImages(pixels)
+    training, held_out = images.split(config.validation_fraction, seed)
+    objective = make_objective(weights, images, training, config, seed=seed, compute=compute)
+    objective.to(compute.device)
+    pyramid.requires_grad_(True).to(compute.device)
+    tuned_parameters = [*pyramid.parameters(), *objective.pretrained.parameters()]
+    optimiser = AdamW(
+        [
+            {"params": tuned_parameters, "lr": config.learning_rate},
+            {"params": objective.head.parameters(), "lr": 10 * config.learning_rate},
+        ]
+    )
+
+    def measure(rows: Rows, rng: np.random.Generator) -> Measured:
+        drawn, targets = objective.draw(rows, rng)
+        with compute.autocast():
+            features = pyramid(normalise(drawn, compute.device))
+        measured: Measured = objective(features, torch.as_tensor(targets, device=compute.device))
+        return measured
+
+    def evaluate() -> tuple[float, float]:
+        # The same order and the same draws each time, so that epochs can be compared.
+        rng = np.random.default_rng([seed, 3])
+        pyramid.eval()
+        with torch.no_grad():
+            order = rng.permutation(np.tile(held_out, (objective.held_out_draws, 1)))
+            parts = [(len(b), measure(b, rng)) for b in batches(order, config.batch_size)]
+        loss = sum(count * part.loss.item() for count, part in parts) / len(order)
+        right = torch.stack([part.right for _, part in parts]).sum(0)
+        total = torch.stack([part.total for _, part in parts]).sum(0)
+        return loss, accuracy_of(right, total)
+
+    rng = np.random.default_rng([seed, 2])
+    (best_loss, accuracy), best_epoch = evaluate(), 0
+    best = copy.deepcopy(pyramid.state_dict())
+    history: list[TeacherEpoch] = []
+    with Bar(f"teacher: {config.mode}", config.epochs * len(training)) as bar:
+        for epoch in range(1, config.epochs + 1):
+            pyramid.train(not weights.is_folded)
+            total = 0.0
+            for batch in batches(rng.permutation(training), config.batch_size):
+                loss = measure(batch, rng).loss
+                loss.backward()  # type: ignore[no-untyped-call]
+                optimiser.step()
+                optimiser.zero_grad()
+                total += loss.item() * len(batch)
+                bar.advance(len(batch))
+            record = TeacherEpoch(epoch, total / len(training), *evaluate())
+            history.append(record)
+            bar.show(loss=record.loss, accuracy=record.validation_accuracy)
+            if not np.isfinite([record.loss, record.validation_loss]).all():
+                raise TrainingError(
+                    f"teacher: its loss is {record.loss} in epoch {epoch} and "
+                    f"{record.validation_loss} on held-out images; lower "
+                    f"teacher.learning_rate (now {config.learning_rate})"
+                )
+            if record.validation_loss < best_loss:
+                best_loss, accuracy = record.validation_loss, record.validation_accuracy
+                best, best_epoch = copy.deepcopy(pyramid.state_dict()), epoch
+            elif epoch - best_epoch >= config.patience:
+                break
+    pyramid.load_state_dict(mix(weights.tensors, best, config.mixture))
+    summary = _describe(objective, accuracy, best_epoch, len(history), config.mixture)
+    return FinetunedTeacher(freeze(pyramid), history, summary)
+
+
+def make_objective(
+    weights: TeacherWeights,
+    images: GoodImages,
+    training: Rows,
+    config: TeacherConfig,
+    *,
+    seed: int,
+    compute: Compute,
+) -> Objective:
+    """What the pyramid is to learn."""
+    if config.mode == "synthetic":
+        return SyntheticAnomalies(images, training, seed=seed)
+    if config.mode == "metric":
+        return CategoryMetric(images, config.temperature, seed=seed)
+    return CategoryClassification(
+        weights, images, config.label_smoothing, seed=seed, compute=compute
+    )
+
+
+def mix(original: State, tuned: State, mixture: float) -> State:
+    """Tensor by tensor (1 - mixture) x original + mixture x tuned; at 0 and 1 exactly the one.
+
+    Source: Wortsman et al., WiSE-FT, CVPR 2022, section 3. Where batch normalisation is not
+    folded, its running statistics are mixed like any other tensor; the paper's networks have none.
+    """
+    return {
+        name: torch.lerp(tensor.double(), tuned[name].cpu().double(), mixture).to(tensor.dtype)
+        for name, tensor in original.items()
+    }
+
+
+def _describe(
+    objective: Objective, accuracy: float, best_epoch: int, epochs: int, mixture: float
+) -> str:
+    if best_epoch == 0:
+        return (
+            f"weights left as they were: none of {epochs} epochs {objective.goal} was better on "
+            "held-out images"
+        )
+    mixed = "" if mixture == 1.0 else f", mixed {mixture:.0%} into the original weights"
+    return (
+        f"fine-tuned {objective.goal}: {accuracy:.1%} {objective.counted}; epoch {best_epoch} of "
+        f"{epochs} kept{mixed}"
+    )
