@@ -80,8 +80,9 @@ def test_layer4_is_used_where_the_weights_have_it_and_left_behind() -> None:
 def test_label_smoothing_is_of_the_loss() -> None:
     objective = make_objective(smoothing=0.1)
     with torch.no_grad():
-        objective.head.weight.zero_()
-        objective.head.bias.copy_(torch.tensor([3.0, 0.0]))
+        weight, bias = objective.head.parameters()
+        weight.zero_()
+        bias.copy_(torch.tensor([3.0, 0.0]))
     features = tuple(torch.zeros(1, channels, 2, 2) for channels in (64, 128, 256))
     first, second = torch.tensor([3.0, 0.0]).log_softmax(0).neg().tolist()
     # Szegedy et al. 2016, eq. 7: a tenth of the weight is shared by all categories alike.

@@ -53,11 +53,13 @@ def test_rare_anomalies_weigh_as_much_as_good_locations() -> None:
     masks[1, :5, :5] = True
     objective = make_objective()
     with torch.no_grad():
-        for layer in objective.head:
-            layer.weight.zero_()
+        for parameter in objective.head.parameters():
+            parameter.zero_()
         assert objective(random_features(), masks).loss.item() == pytest.approx(math.log(2))
-        for layer in objective.head:
-            layer.bias.fill_(-4.0)  # "all is good": right in nearly all places
+        for name, parameter in objective.head.named_parameters():
+            parameter.fill_(
+                -4.0 if name.endswith("bias") else 0.0
+            )  # "all is good": right in nearly all places
         measured = objective(random_features(), masks)
     mean = (math.log1p(math.exp(-4)) + math.log1p(math.exp(4))) / 2
     assert measured.loss.item() == pytest.approx(mean, rel=1e-5)
