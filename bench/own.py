@@ -28,7 +28,7 @@ from etstpm.dataset import image_files, scan_dataset
 from etstpm.distillation import TeacherFeatures, distil_student, matching_loss
 from etstpm.images import Pixels, load_pixels, normalise
 from etstpm.networks import FeaturePyramid, load_weights, random_pyramid
-from etstpm.scoring import score_images
+from etstpm.scoring import calibrate, score_images
 
 LIMIT_STEPS = 6
 
@@ -50,10 +50,22 @@ def main() -> None:
         config = StudentConfig(batch_size=arguments.batch_size, epochs=arguments.epochs)
         training = measure_training(teacher, pixels, config, compute)
         student = random_pyramid(0).eval()
+        scoring = ScoringConfig()
+        calibration = calibrate(
+            teacher, student, pixels[:16], scoring, compute=compute, name="bench"
+        )
 
         def score() -> None:
             test = load_pixels("test", files["test"], 256, Path(tempfile.mkdtemp(dir=folder)))
-            score_images(teacher, student, test, ScoringConfig(), compute=compute, name="test")
+            score_images(
+                teacher,
+                student,
+                test,
+                scoring,
+                compute=compute,
+                name="test",
+                calibration=calibration,
+            )
 
         score()
         seconds = seconds_of(score)
