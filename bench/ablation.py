@@ -134,11 +134,11 @@ def table(
     ablation, opened = load_ablation(experiments), Store(store)
     trials = trials_of(ablation, epochs_share=epochs_share)
     results, failures = read_results(opened, trials)
-    rows = long_table(ablation, results)
+    rows = long_table(ablation, results, epochs_share)
     if parquet is not None:
         write_parquet(parquet, rows.schema, [rows])
     else:
-        key = f"tables/ablation/epochs_share={epochs_share}/ablation.parquet"
+        key = f"tables/ablation/epochs-share-{epochs_share}.parquet"
         with tempfile.TemporaryDirectory(prefix="etstpm-") as folder:
             write_parquet(Path(folder) / "ablation.parquet", rows.schema, [rows])
             opened.put_file(Path(folder) / "ablation.parquet", key)

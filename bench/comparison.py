@@ -117,10 +117,3 @@ class Comparison:
 def worst_gap(values: Sequence[float]) -> float:
     """How far the worst lies below the mean."""
     return statistics.mean(values) - min(values)
-
-
-def is_reached(check: Check, value: float) -> bool:
-    """Whether the figure, unrounded, keeps the check's bound."""
-    if check.at_least is not None:
-        return value >= check.at_least
-    return check.at_most is not None and value <= check.at_most

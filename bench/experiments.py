@@ -54,6 +54,19 @@ class Check(Section):
             raise ValueError("give one of at_least and at_most")
         return self
 
+    @property
+    def bound(self) -> str:
+        """As a person reads it."""
+        if self.at_least is not None:
+            return f">= {self.at_least:.3f}"
+        return f"<= {self.at_most:.3f}"
+
+    def is_reached(self, value: float) -> bool:
+        """Whether a figure, not rounded, keeps the bound."""
+        if self.at_least is not None:
+            return value >= self.at_least
+        return self.at_most is not None and value <= self.at_most
+
 
 class Ablation(Section):
     """The whole table."""

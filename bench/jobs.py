@@ -1,7 +1,7 @@
 """Trials as jobs: one process each, several at a time, and no student trained twice.
 
-Trials that differ in their scoring alone are one job, which trains their student once. A teacher
-is a job of its own; the students that need it wait for it.
+Trials that differ in their scoring alone are one job, which trains their student once. A teacher's
+fine-tuning is a job of its own; the students that need it wait for it.
 """
 
 import os
@@ -61,10 +61,11 @@ def plan_jobs(trials: Iterable[Trial], places: Places, origins: Origins) -> Jobs
     for trial in trials:
         config = places.fill(trial.config)
         dataset_key = origins.dataset_key(config)
-        teacher = _digest(dataset_key, config, without={"student", "scoring"})
-        if teacher not in jobs:
+        teacher = None
+        if config.teacher.mode != "imagenet":  # that one takes no time: each student sees to it
+            teacher = _digest(dataset_key, config, without={"student", "scoring"})
             name = f"{trial.experiment}, teacher, seed {trial.seed}"
-            jobs[teacher] = Job(name, dataset_key, config)
+            jobs.setdefault(teacher, Job(name, dataset_key, config))
         student = _digest(dataset_key, config, without={"scoring"}, category=trial.category)
         if student not in jobs:
             jobs[student] = Job(str(trial), dataset_key, config, trial.category, needs=teacher)
@@ -112,14 +113,19 @@ def _start(key: str, job: Job, threads: int) -> Running:
     context = get_context("spawn")
     results, sender = context.Pipe(duplex=False)
     process = context.Process(target=_run, args=(job, threads, sender), daemon=True)
-    process.start()
+    # Ctrl-C reaches every process of a terminal. A job inherits from its first instruction on that
+    # it is ignored; this process ends it.
+    handler = signal.signal(signal.SIGINT, signal.SIG_IGN)
+    try:
+        process.start()
+    finally:
+        signal.signal(signal.SIGINT, handler)
     sender.close()
     return Running(key, job, process, results)
 
 
 def _run(job: Job, threads: int, sender: Connection) -> None:
     """In the job's process."""
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches all; the parent ends its jobs
     torch.set_num_threads(threads)
     # The bars of two processes would overwrite each other.
     with open(os.devnull, "w", encoding="utf-8") as nowhere, redirect_stderr(nowhere):  # noqa: PTH123
@@ -163,7 +169,7 @@ def _outcomes(ended: Running) -> list[Outcome]:
         return _failed(
             ended.job,
             f"its process ended with exit code {ended.process.exitcode} (-9: killed, perhaps for "
-            "want of memory; try --jobs 1)",
+            "want of memory: try --jobs 1)",
         )
     finally:
         ended.results.close()

@@ -3,7 +3,7 @@
 import statistics
 from collections.abc import Iterable, Iterator, Sequence
 
-from bench.comparison import MEASURES, Comparison, is_reached
+from bench.comparison import MEASURES, Comparison
 from bench.experiments import Ablation, Check, Experiment, Trial
 from bench.results import Failure, Result
 from etstpm import __version__
@@ -64,13 +64,14 @@ def _checks(comparison: Comparison) -> Iterator[str]:
     rows = []
     for check in comparison.ablation.check:
         value, seeds = comparison.checked(check)
-        wanted = f">= {check.at_least}" if check.at_least is not None else f"<= {check.at_most}"
-        figure, verdict = NONE, f"not measured (needs {check.least_seeds} or more seeds)"
+        figure, verdict = NONE, f"not measured (needs seeds: {check.least_seeds})"
         if value is not None:
             figure = f"{value:.4f}"
-            verdict = "reached" if is_reached(check, value) else "**not reached**"
+            verdict = "reached" if check.is_reached(value) else "**not reached**"
         where = _mean_over(check, comparison)
-        rows.append([check.experiment, check.level, where, wanted, figure, str(seeds), verdict])
+        rows.append(
+            [check.experiment, check.level, where, check.bound, figure, str(seeds), verdict]
+        )
     if rows:
         yield "## What was to be reached"
         yield _table(["experiment", "", "measure", "wanted", "found", "seeds", ""], rows, texts=3)

@@ -29,6 +29,7 @@ _COLUMNS: dict[str, tuple[pa.DataType, str]] = {
     "level": (_NAME, "'image' or 'pixel'"),
     "metric": (_NAME, "as in the table `metrics`"),
     "value": (pa.float64(), "null where it is not defined: one class only"),
+    "epochs_share": (pa.float64(), "of the row's epochs that its students were given"),
     "epochs": (pa.int64(), "of the student"),
     "cost": (
         pa.int64(),
@@ -99,11 +100,13 @@ def read_results(store: Store, trials: Iterable[Trial]) -> tuple[list[Result], l
     return results, failures
 
 
-def long_table(ablation: Ablation, results: Iterable[Result]) -> pa.Table:
+def long_table(ablation: Ablation, results: Iterable[Result], epochs_share: float) -> pa.Table:
     """The results as rows of `ABLATION`, one a metric."""
     groups = {row.name: row.group for row in ablation.experiment}
     rows = [
-        row | {"group": groups[row["experiment"]]} for result in results for row in _rows(result)
+        row | {"group": groups[row["experiment"]], "epochs_share": epochs_share}
+        for result in results
+        for row in _rows(result)
     ]
     return pa.Table.from_pylist(rows, schema=ABLATION)
 
