@@ -15,7 +15,7 @@ STORE ?=
 CONFIG ?=
 SET ?=
 
-.PHONY: run test check check-static format lint types contracts bench lock clean
+.PHONY: run test check check-static format lint types contracts bench ablation lock clean
 
 run: .venv/ready
 	@$(BIN)/python -m flows.full \
@@ -49,6 +49,13 @@ contracts:
 bench: .venv/ready .venv-bench/ready
 	$(BIN)/python bench/compare.py --dataset "$(DATASET)" --weights "$(WEIGHTS)" \
 		--peer-python .venv-bench/bin/python
+
+# What the store lacks of bench/ablation.toml, then docs/quality.md: failed trials (exit code 1) are
+# named there. Cut it at any time; it goes on where it stopped.
+ablation: .venv/ready
+	@$(BIN)/python -m bench.ablation run --dataset "$(DATASET)" $(if $(WEIGHTS),--weights "$(WEIGHTS)") \
+		--store "$(or $(STORE),./etstpm-store)" || test $$? -eq 1
+	@$(BIN)/python -m bench.ablation table --store "$(or $(STORE),./etstpm-store)"
 
 .venv-bench/ready: bench/peer-requirements.txt .venv/ready
 	@$(BIN)/uv venv --quiet --clear .venv-bench
