@@ -54,7 +54,7 @@ name = "diverging"
 group = "optimiser"
 hypothesis = "h"
 source = "s"
-changes = [{SMALL}, "student.learning_rate=1e12"]
+changes = [{SMALL}, "student.learning_rate=1e38"]
 categories = ["fabric"]
 seeds = [0]
 
