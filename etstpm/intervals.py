@@ -5,10 +5,11 @@ each as the test set. A region of defective pixels comes and goes with its image
 image are no independent observations, and intervals that resample pixels are far too narrow.
 
 Each image is counted once against the same edges; a replicate's curves are then weights @ counts,
-and all replicates one matrix product. With at most `EDGES` distinct scores in either class every
-one of them is an edge and a replicate's metrics are exact. Otherwise scores between two edges are
-taken as ties: a good pixel's curve is finest where false positive rates are low. What that costs is
-bounded in tests/etstpm/test_intervals.py; a metric's own value never comes from here.
+and all replicates one matrix product. A class of at most `EDGES` distinct scores has each as an
+edge; where both are such, a replicate's metrics are exact. Otherwise scores between two edges count
+as ties; the edges of good scores lie closest at the top, where precision and AUPRO are decided.
+What that costs is bounded in tests/etstpm/test_intervals.py: less than a tenth of the replicates'
+standard deviation. A metric's own value never comes from here.
 Source: Efron, Tibshirani, An Introduction to the Bootstrap, 1993, chapters 8 and 13 (percentile).
 It cannot see what no test image shows: where all are ranked right it is a single point.
 """
