@@ -47,10 +47,10 @@ def test_the_projects_own_table_is_whole() -> None:
     trials = trials_of(ablation)
 
     cells = {
-        (row.name, c, s)
+        (row.name, category, seed)
         for row in ablation.experiment
-        for c in ablation.categories
-        for s in (0, 1, 2)
+        for category in row.categories or ablation.categories
+        for seed in row.seeds or ablation.seeds
     }
     assert set(named(trials)) == cells
     configs = [trial.config.model_copy(update={"seed": 0}).digest() for trial in trials]
