@@ -71,7 +71,9 @@ def run(
         seeds=[_seed(text) for text in _split(seeds)],
         epochs_share=epochs_share,
     )
-    signal.signal(signal.SIGTERM, signal.default_int_handler)
+    # A shell starts its background jobs with SIGINT ignored, and Python would leave it so.
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, signal.default_int_handler)
     try:
         failed = _run(trials, Places(dataset, weights, store), jobs)
     except KeyboardInterrupt:

@@ -120,13 +120,14 @@ class Finished:
 def call(*arguments: str) -> Said:
     """`python -m bench.ablation ARGUMENTS`, in this process."""
     output, errors = io.StringIO(), io.StringIO()
-    handler = signal.getsignal(signal.SIGTERM)
+    handlers = {n: signal.getsignal(n) for n in (signal.SIGINT, signal.SIGTERM)}
     with pytest.MonkeyPatch.context() as patch, redirect_stdout(output), redirect_stderr(errors):
         patch.setattr(sys, "argv", ["ablation", *arguments])
         patch.setenv("COLUMNS", "200")
         with pytest.raises(SystemExit) as ended:
             main()
-    signal.signal(signal.SIGTERM, handler)
+    for number, handler in handlers.items():
+        signal.signal(number, handler)
     return Said(int(ended.value.code or 0), output.getvalue(), errors.getvalue())
 
 
