@@ -6,11 +6,9 @@ and not to the experiment (cache folder, number of decoding threads) is in `etst
 
 import hashlib
 import json
-import tomllib
 from collections.abc import Mapping, Sequence
-from importlib import resources
 from pathlib import Path
-from typing import Annotated, Any, Literal, Self
+from typing import Annotated, Literal, Self
 
 from pydantic import (
     AfterValidator,
@@ -22,6 +20,7 @@ from pydantic import (
     field_validator,
 )
 
+from etstpm.config_files import apply_override, explain, read_toml, set_value
 from etstpm.errors import ConfigError
 
 
@@ -221,85 +220,18 @@ class Config(Section):
         `given` maps such keys to values that are taken as they are, never read as TOML: paths.
         Raises `ConfigError` with one line per fault: file, key, value, what is allowed.
         """
-        values = _read_toml(source) if source is not None else {}
+        values = read_toml(source) if source is not None else {}
         for override in overrides:
-            _apply_override(values, override)
+            apply_override(values, override)
         for key, value in (given or {}).items():
-            _set(values, key, value)
+            set_value(values, key, value)
         try:
             return cls.model_validate(values)
         except ValidationError as error:
-            raise ConfigError(_explain(error, str(source or "the config"))) from None
+            raise ConfigError(explain(error, str(source or "the config"), cls)) from None
 
 
 def digest_of(value: object) -> str:
     """SHA-256 of a JSON value in canonical form (sorted keys, no blanks), 64 hex digits."""
     text = json.dumps(value, sort_keys=True, separators=(",", ":"), ensure_ascii=False)
     return hashlib.sha256(text.encode()).hexdigest()
-
-
-def preset_names() -> list[str]:
-    """Names of the presets that come with the package, sorted."""
-    folder = resources.files("etstpm") / "presets"
-    return sorted(entry.name[:-5] for entry in folder.iterdir() if entry.name.endswith(".toml"))
-
-
-def _read_toml(source: str | Path) -> dict[str, Any]:
-    path = Path(source)
-    if path.suffix != ".toml" and str(source) in preset_names():
-        text = (resources.files("etstpm") / "presets" / f"{source}.toml").read_text("utf-8")
-    else:
-        try:
-            text = path.read_text("utf-8")
-        except (OSError, UnicodeDecodeError) as error:
-            reason = getattr(error, "strerror", None) or "not UTF-8 text"
-            raise ConfigError(
-                f"config {str(source)!r} cannot be read ({reason}); give a TOML file or one of "
-                f"the presets {', '.join(preset_names())}"
-            ) from None
-    try:
-        return tomllib.loads(text)
-    except tomllib.TOMLDecodeError as error:
-        raise ConfigError(f"config {str(source)!r} is not TOML: {error}; mend that line") from None
-
-
-def _apply_override(values: dict[str, Any], override: str) -> None:
-    name, equals, text = override.partition("=")
-    if not equals or not name.strip():
-        raise ConfigError(
-            f"override {override!r} is not of the form section.key=value, "
-            "as in --set student.epochs=30"
-        )
-    _set(values, name.strip(), _parse_value(text))
-
-
-def _set(values: dict[str, Any], name: str, value: object) -> None:
-    *parents, key = name.split(".")
-    section: Any = values
-    for parent in parents:
-        section = section.setdefault(parent, {})
-        if not isinstance(section, dict):
-            raise ConfigError(f"override {name!r}: {parent!r} is a value, not a section")
-    section[key] = value
-
-
-def _parse_value(text: str) -> Any:
-    """A TOML value where the text is one (30, 0.4, true, ["a", "b"]), else the text itself."""
-    try:
-        return tomllib.loads(f"value = {text}")["value"]
-    except tomllib.TOMLDecodeError:
-        return text or None
-
-
-def _explain(error: ValidationError, source: str) -> str:
-    return "; ".join(_explain_fault(fault, source) for fault in error.errors())
-
-
-def _explain_fault(fault: Mapping[str, Any], source: str) -> str:
-    key = ".".join(str(part) for part in fault["loc"])
-    if fault["type"] == "extra_forbidden":
-        section: Any = Config
-        for part in fault["loc"][:-1]:
-            section = section.model_fields[part].annotation
-        return f"{source}: no such key {key!r}; known there: {', '.join(section.model_fields)}"
-    return f"{source}: {key} = {fault['input']!r} is refused: {fault['msg'].lower()}"

@@ -6,8 +6,8 @@ from pathlib import Path
 
 import pytest
 
-from etstpm.cli import app, data
-from etstpm.config import preset_names
+from etstpm.cli import app
+from etstpm.config_files import preset_names
 from etstpm.tables import IMAGE_SCORES, METRICS
 from tests.prefect_server import REPOSITORY
 
@@ -31,15 +31,18 @@ def test_readme_names_every_variable_of_make_run() -> None:
 
 
 def test_readme_names_every_preset_and_command() -> None:
-    commands = {
-        command.callback.__name__ for command in app.registered_commands if command.callback
-    }
-    commands |= {f"data {c.callback.__name__}" for c in data.registered_commands if c.callback}
+    commands = [(command, "") for command in app.registered_commands]
+    for group in app.registered_groups:
+        assert group.typer_instance
+        prefix = f"{group.name} "
+        commands += [(command, prefix) for command in group.typer_instance.registered_commands]
 
     for name in preset_names():
         assert f"`{name}`" in README
-    for command in commands:
-        assert f"etstpm {command}" in README, command
+    for command, prefix in commands:
+        assert command.callback
+        name = prefix + (command.name or command.callback.__name__)
+        assert f"etstpm {name}" in README, name
 
 
 @pytest.mark.parametrize("document", ["README.md", "ARCHITECTURE.md", "CHANGELOG.md"])

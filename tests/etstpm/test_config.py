@@ -8,7 +8,8 @@ from pathlib import Path
 import pytest
 from pydantic import ValidationError
 
-from etstpm.config import Config, TeacherConfig, digest_of, preset_names
+from etstpm.config import Config, TeacherConfig, digest_of
+from etstpm.config_files import preset_names
 from etstpm.errors import ConfigError
 from etstpm.settings import settings
 

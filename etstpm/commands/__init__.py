@@ -1,0 +1,4 @@
+"""The groups of the `etstpm` command, a module each.
+
+What is slow to import is imported where it is used.
+"""
