@@ -1,6 +1,6 @@
 # make run    the main job: images in, trained students and Parquet tables out
 # make test   the tests
-# make check  the one gate: format, lint, types, import contracts, tests
+# make check  the one gate: format, lint, types, import contracts, tests, speed against plain loops
 #
 # Each makes .venv first if it is not there; nothing but Python >= 3.11 and make is needed.
 
@@ -15,7 +15,7 @@ STORE ?=
 CONFIG ?=
 SET ?=
 
-.PHONY: run test check check-static format lint types contracts bench ablation lock clean
+.PHONY: run test check check-static format lint types contracts guard bench ablation lock clean
 
 run: .venv/ready
 	@$(BIN)/python -m flows.full \
@@ -29,7 +29,7 @@ run: .venv/ready
 test: .venv/ready
 	$(BIN)/python -m pytest
 
-check: check-static test
+check: check-static test guard
 
 check-static: .venv/ready format lint types contracts
 
@@ -45,9 +45,13 @@ types:
 contracts:
 	$(BIN)/lint-imports
 
+# Ratios against plain loops in one process: what slows a loop down shows here.
+guard: .venv/ready
+	$(BIN)/python -m bench.guard
+
 # The peer lives in an environment of its own, so that it burdens nobody.
 bench: .venv/ready .venv-bench/ready
-	$(BIN)/python bench/compare.py --dataset "$(DATASET)" --weights "$(WEIGHTS)" \
+	$(BIN)/python -m bench.compare --dataset "$(DATASET)" --weights "$(WEIGHTS)" \
 		--peer-python .venv-bench/bin/python
 
 # What the store lacks of bench/ablation.toml, then docs/quality.md: failed trials (exit code 1) are

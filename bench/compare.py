@@ -1,15 +1,15 @@
-"""etstpm beside anomalib's STFPM, in turn on the same images (bottle), weights and cores.
+"""etstpm beside its peers, in turn on the same images (bottle), weights and cores.
 
     make bench DATASET=MVTEC_ROOT WEIGHTS=WEIGHTS.pth
 
-Each with its own defaults: batches of 32 there, of 8 here. Scoring goes from PNG files to maps and
-scores. Prints a table of medians and ratios and writes every run to bench/results/compare.parquet.
+Each with its own defaults: batches of 32 there, of 4 here. Scoring goes from PNG files to maps and
+scores. Prints medians and ratios, then the fixed costs, and writes every run to
+bench/results/compare.parquet.
 """
 
 import argparse
 import json
 import os
-import statistics
 import subprocess
 import sys
 import tempfile
@@ -21,42 +21,45 @@ import pyarrow.parquet as pq
 from rich.console import Console
 from rich.table import Table
 
+from bench.cases import CASES, Runs, median_of
+
 HERE = Path(__file__).parent
 STEPS_AN_EPOCH = 7  # of 32 images, over bottle's 209
-Where = tuple[str, ...]
-ROWS: dict[str, tuple[Where, Where]] = {
-    "student training, images/s": (
-        ("training", "images_per_second"),
-        ("training", "images_per_second"),
-    ),
-    "scoring from PNG, images/s": (
-        ("evaluation", "predict_images_per_second"),
-        ("scoring", "images_per_second"),
-    ),
-    "peak memory, MB": (("evaluation", "peak_rss_mb", "main"), ("peak_rss_mb",)),
+FIXED_COSTS = {
+    "import etstpm": (("fixed", "seconds", "import"), 0.3),
+    "etstpm --help": (("fixed", "seconds", "help"), 0.4),
+    "Prefect around a run of three categories": (("fixed", "seconds", "overhead"), None),
 }
-"""Where each case's figure stands in the peer's result and in ours."""
-LIMIT = ("training", "limit_images_per_second")
+"""Where each stands in seconds, and the most that was asked for."""
 
 
 def main() -> None:
-    """Alternate the two, then print medians and ratios."""
+    """Alternate the systems, then print medians and ratios."""
     arguments = parse_arguments()
-    common = ["--dataset", str(arguments.dataset), "--weights", str(arguments.weights)]
+    with tempfile.TemporaryDirectory() as folder:
+        runs = run_all(arguments, Path(folder) / "maps.npz")
+    write_results(runs)
+    print_tables(runs)
+
+
+def run_all(arguments: argparse.Namespace, maps: Path) -> Runs:
+    """Every system's results, as many as `--runs` of each."""
+    own, peer = [sys.executable], [str(arguments.peer_python)]
+    images = ["--dataset", str(arguments.dataset), "--weights", str(arguments.weights)]
+    steps = ["--steps", str(STEPS_AN_EPOCH * 2), "--num-workers", str(arguments.num_workers)]
     commands = {
-        "anomalib": [
-            str(arguments.peer_python), str(HERE / "peer_anomalib.py"), "train", *common,
-            "--steps", str(STEPS_AN_EPOCH * 2), "--num-workers", str(arguments.num_workers),
-        ],
-        "etstpm": [sys.executable, str(HERE / "own.py"), *common],
-    }  # fmt: skip
+        "anomalib": [*peer, str(HERE / "peer_anomalib.py"), "train", *images, *steps],
+        "etstpm": [*own, str(HERE / "own.py"), *images],
+        "metrics": [*own, str(HERE / "metrics_speed.py"), "--maps", str(maps)],
+        "anomalib AUPRO": [*peer, str(HERE / "peer_anomalib.py"), "aupro", "--maps", str(maps)],
+        "fixed": [*own, str(HERE / "fixed_costs.py"), "--runs", "3"],
+    }
     runs: dict[str, list[dict[str, Any]]] = {name: [] for name in commands}
     for repetition in range(arguments.runs):
         for name, command in commands.items():
             runs[name].append(measure(command))
             sys.stderr.write(f"run {repetition + 1} of {arguments.runs}: {name} done\n")
-    write_results(runs)
-    print_table(runs)
+    return runs
 
 
 def measure(command: list[str]) -> dict[str, Any]:
@@ -75,31 +78,28 @@ def measure(command: list[str]) -> dict[str, Any]:
     return result
 
 
-def median_of(results: list[dict[str, Any]], where: Where) -> float:
-    """The median over the runs of the figure that stands there."""
-    values = []
-    for result in results:
-        value: Any = result
-        for key in where:
-            value = value[key]
-        values.append(float(value))
-    return statistics.median(values)
-
-
-def print_table(runs: dict[str, list[dict[str, Any]]]) -> None:
-    """Medians, their ratio, and the limit beside."""
-    table = Table("case", "anomalib", "etstpm", "ratio", "limit")
-    for case, (peer_where, own_where) in ROWS.items():
-        peer, own = median_of(runs["anomalib"], peer_where), median_of(runs["etstpm"], own_where)
-        limit = f"{median_of(runs['etstpm'], LIMIT):.1f}" if own_where[0] == "training" else "-"
-        table.add_row(case, f"{peer:.1f}", f"{own:.1f}", f"{own / peer:.2f}", limit)
+def print_tables(runs: Runs) -> None:
+    """Each case beside its peer, and the fixed costs; then where it ran."""
     console = Console()
-    console.print(table)
+    cases = Table("case", "unit", "peer", "theirs", "etstpm", "ratio", "asked", "limit")
+    for case in CASES:
+        figures = [median_of(runs, where) for where in (case.peer, case.own)]
+        limit = f"{median_of(runs, case.limit):.1f}" if case.limit else "-"
+        cases.add_row(
+            *(case.name, case.unit, case.peer_name),
+            *(f"{figure:.1f}" for figure in figures),
+            *(f"{case.ratio(runs):.2f}", f"{case.must:g}", limit),
+        )
+    console.print(cases)
+    fixed = Table("fixed cost", "seconds", "asked")
+    for name, (where, most) in FIXED_COSTS.items():
+        fixed.add_row(name, f"{median_of(runs, where):.2f}", f"{most}" if most else "-")
+    console.print(fixed)
     compute = runs["etstpm"][0]["compute"]
     console.print(f"{compute['device_name']}, {compute['precision']}, {os.cpu_count()} cores")
 
 
-def write_results(runs: dict[str, list[dict[str, Any]]]) -> None:
+def write_results(runs: Runs) -> None:
     """Every run's JSON, one row each."""
     rows = [
         {"system": name, "repetition": number, "result": json.dumps(result)}

@@ -1,0 +1,83 @@
+"""What is paid before and around the work: imports, help, Prefect.
+
+    python bench/fixed_costs.py --output result.json [--runs 5]
+
+`overhead` is a run of the drawn sample whose every stage is reused, by the command that `make run`
+calls, less the same stages called one after another in a plain process: what Prefect's server, its
+client and its tasks cost a run.
+"""
+
+import argparse
+import json
+import os
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+
+ROOT = Path(__file__).parents[1]
+SETTINGS = ("dataset.image_size=64", "student.epochs=4", "teacher.weights=formula")
+STAGES = """
+import sys
+from etstpm import stages
+from etstpm.config import Config
+from etstpm.storage import Store
+config = Config.load("sample", sys.argv[2:], {"store": sys.argv[1]})
+store = Store(config.store)
+dataset = stages.validate(config, store)
+teacher = stages.teacher(config, store, dataset)
+for category in stages.categories_of(store, dataset):
+    student = stages.student(config, store, dataset, teacher, category)
+    stages.scores(config, store, dataset, student, category)
+"""
+
+
+def main() -> None:
+    """Medians of each."""
+    arguments = parse_arguments()
+    load_at_start = os.getloadavg()[0]
+    python = sys.executable
+    with tempfile.TemporaryDirectory() as folder:
+        store = f"{folder}/store"
+        flow = [python, "-m", "flows.full", "--config", "sample", "--store", store]
+        flow += [part for setting in SETTINGS for part in ("--set", setting)]
+        commands = {
+            "python": [python, "-c", "pass"],
+            "import": [python, "-c", "import etstpm"],
+            "help": [python, "-c", "from etstpm.cli import main; main()", "--help"],
+            "torch": [python, "-c", "import torch"],
+            "stages": [python, "-c", STAGES, store, *SETTINGS],
+            "flow": flow,
+        }
+        environment = os.environ | {"ETSTPM_CACHE": f"{folder}/cache", "PREFECT_HOME": folder}
+        for first in ("stages", "flow"):  # so that all is made, and Prefect's database is there
+            seconds_of(commands[first], environment)
+        seconds = {name: [] for name in commands}  # type: dict[str, list[float]]
+        for _ in range(arguments.runs):
+            for name, command in commands.items():
+                seconds[name].append(seconds_of(command, environment))
+    medians = {name: statistics.median(values) for name, values in seconds.items()}
+    medians["overhead"] = medians["flow"] - medians["stages"]
+    result = {"load_at_start": load_at_start, "seconds": medians, "all": seconds}
+    arguments.output.write_text(json.dumps(result, indent=1) + "\n")
+
+
+def seconds_of(command: list[str], environment: dict[str, str]) -> float:
+    """Wall seconds of a command that must end well."""
+    started = time.perf_counter()
+    subprocess.run(command, check=True, cwd=ROOT, env=environment, stdout=subprocess.DEVNULL)
+    return time.perf_counter() - started
+
+
+def parse_arguments() -> argparse.Namespace:
+    """The command line."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else None)
+    parser.add_argument("--runs", type=int, default=5)
+    parser.add_argument("--output", type=Path, required=True, help="JSON file to write")
+    return parser.parse_args()
+
+
+if __name__ == "__main__":
+    main()

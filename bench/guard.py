@@ -1,0 +1,118 @@
+"""The quick guard of `make check`: our loops beside plain ones, in this process, in half a minute.
+
+Ratios only, the best of a few alternating rounds, with room for a busy machine: a ratio below its
+floor (exit code 1) means that something was put into a loop which does not belong there.
+`make bench` measures for the record.
+"""
+
+import sys
+import time
+from collections.abc import Callable
+
+import numpy as np
+import torch
+from sklearn.metrics import roc_auc_score
+
+from bench.metrics_memory import draw
+from etstpm.compute import choose_compute
+from etstpm.config import Config, ScoringConfig, StudentConfig
+from etstpm.distillation import TeacherFeatures, distil_student, matching_loss
+from etstpm.images import normalise
+from etstpm.metrics import pixel_metrics
+from etstpm.networks import freeze, random_pyramid
+from etstpm.optimisers import make_optimisers
+from etstpm.scoring import calibrate, score_images
+
+ROUNDS = 3
+IMAGES, SIZE, EPOCHS = 24, 128, 4
+
+
+def main() -> None:
+    """Print each ratio and its floor; exit code 1 if one lies below."""
+    checks = {
+        "training, of a plain loop's rate": (training(), 0.75),
+        "scoring, of two bare forwards' rate": (scoring(), 0.55),
+        "pixel metrics, times scikit-learn's AUROC alone": (metrics(), 4.0),
+    }
+    for name, (ratio, floor) in checks.items():
+        print(f"{name}: {ratio:.2f} (at least {floor:g})")
+    sys.exit(any(ratio < floor for ratio, floor in checks.values()))
+
+
+def training() -> float:
+    """An epoch of `distil_student` beside forward, loss, backward and step over the same images."""
+    compute, config = choose_compute(Config()), StudentConfig(epochs=EPOCHS)
+    teacher, pixels = freeze(random_pyramid(1)), draw_pixels()
+    rows = np.arange(config.batch_size)
+    target = TeacherFeatures(teacher, pixels[rows], compute).batch(rows)
+    batch = normalise(pixels[rows], compute.device)
+    student = random_pyramid(0).to(memory_format=torch.channels_last).train()
+    optimisers = make_optimisers(student, config, steps=1000)
+
+    def step() -> None:
+        with compute.autocast():
+            output = student(batch)
+        matching_loss(target, output).backward()  # type: ignore[no-untyped-call]
+        for optimiser, _ in optimisers:
+            optimiser.step()
+            optimiser.zero_grad()
+
+    trained = IMAGES - round(IMAGES * config.validation_fraction)
+    ours, plain = [], []
+    for seed in range(ROUNDS):
+        distilled = distil_student(teacher, pixels, config, seed=seed, compute=compute, name="")
+        ours.append(min(record.seconds for record in distilled.history) / trained)
+        plain.append(best_of(step) / len(rows))
+    return min(plain) / min(ours)
+
+
+def scoring() -> float:
+    """Scoring decoded images beside the two networks' forward alone."""
+    compute, config = choose_compute(Config()), ScoringConfig()
+    teacher, student, pixels = freeze(random_pyramid(1)), random_pyramid(0).eval(), draw_pixels()
+    calibration = calibrate(teacher, student, pixels, config, compute=compute, name="")
+    batch = normalise(pixels[: config.batch_size], compute.device)
+
+    def score() -> None:
+        score_images(
+            *(teacher, student, pixels, config),
+            compute=compute,
+            name="",
+            calibration=calibration,
+        )
+
+    def forward() -> None:
+        with torch.inference_mode(), compute.autocast():
+            teacher(batch)
+            student(batch)
+
+    return (best_of(forward) / len(batch)) / (best_of(score) / IMAGES)
+
+
+def metrics() -> float:
+    """Every pixel metric beside scikit-learn's AUROC, on four million pixels."""
+    _, masks, upsampled = draw(64, 256)
+    maps = [upsampled[number] for number in range(len(masks))]
+    labels, scores = np.stack(masks).ravel(), np.stack(maps).ravel()
+    return best_of(lambda: roc_auc_score(labels, scores)) / best_of(
+        lambda: pixel_metrics(masks, maps)
+    )
+
+
+def draw_pixels() -> np.ndarray[tuple[int, ...], np.dtype[np.uint8]]:
+    """Images (N, H, W, 3) of noise: what they show costs nothing."""
+    return np.random.default_rng(0).integers(0, 256, (IMAGES, SIZE, SIZE, 3), np.uint8)
+
+
+def best_of(work: Callable[[], object]) -> float:
+    """Seconds of the fastest of a few calls."""
+    seconds = []
+    for _ in range(ROUNDS):
+        started = time.perf_counter()
+        work()
+        seconds.append(time.perf_counter() - started)
+    return min(seconds)
+
+
+if __name__ == "__main__":
+    main()
