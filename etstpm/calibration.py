@@ -6,9 +6,11 @@ channels, in which it always errs says little; the same error where it never err
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 
 import numpy as np
 import torch
+from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from etstpm.networks import Pyramid
@@ -47,6 +49,31 @@ class Calibration:
     """Of each layer."""
     quantiles: Sequence[tuple[float, float]] | None = None
     """Of each layer's distances, at `QUANTILES`."""
+
+    def save(self, path: Path) -> None:
+        """Write a safetensors file: `layerN.mean`, `layerN.matrix`, `quantiles`, to the last bit.
+
+        A part that is None has no tensor in it.
+        """
+        tensors = {}
+        for number, layer in enumerate(self.whitening or (), 1):
+            tensors[f"layer{number}.mean"] = layer.mean.cpu().contiguous()
+            tensors[f"layer{number}.matrix"] = layer.matrix.cpu().contiguous()
+        if self.quantiles is not None:
+            tensors["quantiles"] = torch.tensor(self.quantiles, dtype=torch.float64)
+        save_file(tensors, path)
+
+    @classmethod
+    def load(cls, path: Path, device: torch.device) -> "Calibration":
+        """What `save` has written, on the device that scores."""
+        tensors = load_file(path, device=str(device))
+        whitening = [
+            Whitening(tensors[f"layer{number}.mean"], tensors[f"layer{number}.matrix"])
+            for number in (1, 2, 3)
+            if f"layer{number}.mean" in tensors
+        ]
+        quantiles = tensors["quantiles"].tolist() if "quantiles" in tensors else None
+        return cls(whitening or None, quantiles and [(low, high) for low, high in quantiles])
 
 
 UNCALIBRATED = Calibration()
@@ -90,7 +117,8 @@ def fit_whitening(batches: Iterable[Pyramid], *, is_diagonal: bool) -> list[Whit
         covariance = covariance + floor * torch.eye(len(mean), device=mean.device)
         # L L' is the precision, so that |(e - mean) L|^2 is the Mahalanobis distance.
         matrix = torch.linalg.cholesky(torch.linalg.inv(covariance))
-        layers.append(Whitening(mean.float(), matrix.float()))
+        # Row-major, as a file gives it back: a product's last bits go by the layout too.
+        layers.append(Whitening(mean.float(), matrix.float().contiguous()))
     return layers
 
 

@@ -242,6 +242,7 @@ def scores(config: Config, store: Store, dataset_key: str, student_key: str, cat
             path / "image_scores.parquet", schema, [pa.Table.from_pylist(table, schema=schema)]
         )
         write_parquet(path / "replicates.parquet", REPLICATES, [evaluation.replicate_table()])
+        calibration.save(path / "calibration.safetensors")
         names = [row["image_path"].removeprefix(f"{category}/test/") for row in rows]
         draw_hardest(pixels, masks, scored, labels=labels, names=names, threshold=threshold).save(
             path / "hardest.png", optimize=True

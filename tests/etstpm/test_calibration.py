@@ -1,12 +1,21 @@
 """Whitening and quantiles of a student's errors, against NumPy and SciPy."""
 
+from pathlib import Path
+
 import numpy as np
 import pytest
 import torch
 from scipy.spatial.distance import mahalanobis
 from torch import Tensor
 
-from etstpm.calibration import SHRINKAGE, distances, fit_quantiles, fit_whitening
+from etstpm.calibration import (
+    SHRINKAGE,
+    UNCALIBRATED,
+    Calibration,
+    distances,
+    fit_quantiles,
+    fit_whitening,
+)
 from etstpm.networks import Pyramid
 
 
@@ -88,3 +97,26 @@ def test_quantiles_are_numpys_over_all_batches() -> None:
     for (low, high), a, b in zip(found, one, other, strict=True):
         both = np.concatenate([a.numpy().ravel(), b.numpy().ravel()])
         assert (low, high) == pytest.approx(tuple(np.quantile(both, (0.9, 0.995))), rel=1e-6)
+
+
+def test_a_saved_calibration_comes_back_to_the_bit(tmp_path: Path) -> None:
+    fitted, seen = draw_errors(6), draw_errors(7)
+    whitening = fit_whitening([fitted], is_diagonal=False)
+    saved = Calibration(whitening, fit_quantiles([distances(fitted, whitening)]))
+    saved.save(tmp_path / "calibration.safetensors")
+
+    loaded = Calibration.load(tmp_path / "calibration.safetensors", torch.device("cpu"))
+
+    assert loaded.quantiles == saved.quantiles
+    for one, other in zip(
+        distances(seen, whitening), distances(seen, loaded.whitening), strict=True
+    ):
+        assert torch.equal(one, other)
+
+
+def test_a_calibration_that_was_not_asked_for_is_saved_as_none(tmp_path: Path) -> None:
+    UNCALIBRATED.save(tmp_path / "calibration.safetensors")
+
+    assert (
+        Calibration.load(tmp_path / "calibration.safetensors", torch.device("cpu")) == UNCALIBRATED
+    )

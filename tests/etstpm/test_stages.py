@@ -111,7 +111,12 @@ def test_the_chain_leaves_whole_artifacts(finished: tuple[Config, Keys]) -> None
         keys.dataset: {"manifest.parquet", "findings.parquet"},
         keys.teacher: {"weights.safetensors", "history.parquet"},
         keys.student: {"weights.safetensors", "history.parquet"},
-        keys.scores: {"image_scores.parquet", "replicates.parquet", "hardest.png"},
+        keys.scores: {
+            "calibration.safetensors",
+            "hardest.png",
+            "image_scores.parquet",
+            "replicates.parquet",
+        },
     }
     for key, files in expected.items():
         artifact = store.get(key)
