@@ -13,12 +13,12 @@ import time
 from datetime import UTC, datetime
 from functools import partial
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from etstpm.addresses import address_scores, address_student, address_teacher
 from etstpm.cards import VERSIONS, commit_network, load_network, make_card
 from etstpm.compute import choose_compute
 from etstpm.config import Config, digest_of
@@ -97,20 +97,9 @@ def teacher(config: Config, store: Store, dataset_key: str) -> str:
     """Prove the weights, fine-tune them if the config says so; key of the frozen teacher."""
     inputs = open_inputs(config, store, dataset_key)
     weights = proven_weights(config)
-    identity: dict[str, Any] = {
-        "version": VERSIONS["teacher"],
-        "weights": weights.sha256 or weights.description,
-        "mode": config.teacher.mode,
-    }
-    if config.teacher.mode != "imagenet":
-        categories = categories_of(store, dataset_key)
-        identity |= {
-            "finetuning": VERSIONS["finetuning"],
-            "config": config.teacher.model_dump(exclude={"weights", "weights_sha256"}),
-            "images": {name: inputs.digest(name, "train") for name in categories},
-            **_numerics(config),
-        }
-    key = f"teachers/{digest_of(identity)}"
+    categories = categories_of(store, dataset_key)
+    address = address_teacher(config, inputs, weights, categories)
+    key, identity = address.key, address.identity
     if store.find(key) is not None:
         return key
     started, compute = time.monotonic(), choose_compute(config)
@@ -134,14 +123,8 @@ def teacher(config: Config, store: Store, dataset_key: str) -> str:
 def student(config: Config, store: Store, dataset_key: str, teacher_key: str, category: str) -> str:
     """Distil one category's student on the frozen teacher; key of its best weights."""
     inputs = open_inputs(config, store, dataset_key)
-    identity = {
-        "version": VERSIONS["student"],
-        "teacher": store.get(teacher_key).digest,
-        "images": inputs.digest(category, "train"),
-        "config": config.student.model_dump(),
-        **_numerics(config),
-    }
-    key = f"students/{category}/{digest_of(identity)}"
+    address = address_student(config, inputs, teacher_key, category)
+    key, identity = address.key, address.identity
     if store.find(key) is not None:
         return key
     started, compute = time.monotonic(), choose_compute(config)
@@ -178,15 +161,8 @@ def scores(config: Config, store: Store, dataset_key: str, student_key: str, cat
     inputs = open_inputs(config, store, dataset_key)
     student_artifact = store.get(student_key)
     rows = inputs.rows(category, "test")
-    identity = {
-        "version": VERSIONS["scores"],
-        "student": student_artifact.digest,
-        # Its table names each image and its defect type: they are in the path.
-        "paths": [row["image_path"] for row in rows],
-        "images": inputs.digest(category, "test"),
-        "config": config.scoring.model_dump(mode="json"),
-    }
-    key = f"scores/{category}/{digest_of(identity)}"
+    address = address_scores(config, inputs, student_key, category)
+    key, identity = address.key, address.identity
     if store.find(key) is not None:
         return key
     started, compute = time.monotonic(), choose_compute(config)
@@ -255,13 +231,3 @@ def scores(config: Config, store: Store, dataset_key: str, student_key: str, cat
         }
         store.commit(key, path, card)
     return key
-
-
-def _numerics(config: Config) -> dict[str, Any]:
-    """What else a training's result depends on."""
-    return {
-        "seed": config.seed,
-        "image_size": config.dataset.image_size,
-        "device": config.device,
-        "precision": config.precision,
-    }

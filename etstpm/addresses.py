@@ -1,0 +1,129 @@
+"""What each artifact's content address is made of: all that its content depends on.
+
+Worked out from the dataset's manifest and the config alone, so that a scheduler can tell what is
+made already without starting anything.
+"""
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+from typing import Any
+
+from etstpm.cards import VERSIONS
+from etstpm.config import Config, digest_of
+from etstpm.inputs import Inputs, open_inputs, proven_weights
+from etstpm.networks import TeacherWeights
+from etstpm.storage import Store
+
+
+@dataclass(frozen=True)
+class Address:
+    """Where an artifact lies in the store, and why there."""
+
+    folder: str
+    identity: dict[str, Any]
+    """What the artifact is made from; its card keeps it."""
+
+    @property
+    def key(self) -> str:
+        """The artifact's key below the store's root."""
+        return f"{self.folder}/{self.digest}"
+
+    @property
+    def digest(self) -> str:
+        """SHA-256 of the identity, 64 hexadecimal digits."""
+        return digest_of(self.identity)
+
+
+@dataclass(frozen=True)
+class Made:
+    """What of a category is in the store already."""
+
+    student_digest: str
+    """Of its student, whether that is made or not."""
+    scores_key: str | None
+    """None where scores or student are still to be made."""
+
+
+def address_teacher(
+    config: Config, inputs: Inputs, weights: TeacherWeights, categories: Iterable[str]
+) -> Address:
+    """Of the frozen teacher. What is not fine-tuned depends on its weights file alone."""
+    identity: dict[str, Any] = {
+        "version": VERSIONS["teacher"],
+        "weights": weights.sha256 or weights.description,
+        "mode": config.teacher.mode,
+    }
+    if config.teacher.mode != "imagenet":
+        identity |= {
+            "finetuning": VERSIONS["finetuning"],
+            "config": config.teacher.model_dump(exclude={"weights", "weights_sha256"}),
+            "images": {name: inputs.digest(name, "train") for name in categories},
+            **_numerics(config),
+        }
+    return Address("teachers", identity)
+
+
+def address_student(config: Config, inputs: Inputs, teacher_key: str, category: str) -> Address:
+    """Of one category's student on this teacher."""
+    return Address(
+        f"students/{category}",
+        {
+            "version": VERSIONS["student"],
+            "teacher": digest_in(teacher_key),
+            "images": inputs.digest(category, "train"),
+            "config": config.student.model_dump(),
+            **_numerics(config),
+        },
+    )
+
+
+def address_scores(config: Config, inputs: Inputs, student_key: str, category: str) -> Address:
+    """Of one category's test images, scored by this student."""
+    return Address(
+        f"scores/{category}",
+        {
+            "version": VERSIONS["scores"],
+            "student": digest_in(student_key),
+            # Its table names each image and its defect type: they are in the path.
+            "paths": [row["image_path"] for row in inputs.rows(category, "test")],
+            "images": inputs.digest(category, "test"),
+            "config": config.scoring.model_dump(mode="json"),
+        },
+    )
+
+
+def find_teacher(config: Config, store: Store, dataset_key: str) -> str | None:
+    """Key of the run's teacher if it is made already."""
+    inputs = open_inputs(config, store, dataset_key)
+    categories = sorted(store.get(dataset_key).card["categories"])
+    address = address_teacher(config, inputs, proven_weights(config), categories)
+    return address.key if store.find(address.key) is not None else None
+
+
+def find_scores(
+    config: Config, store: Store, dataset_key: str, teacher_key: str, categories: Iterable[str]
+) -> dict[str, Made]:
+    """What is made already of each category. Reads the manifest once, and two cards a category."""
+    inputs = open_inputs(config, store, dataset_key)
+    found = {}
+    for category in categories:
+        student = address_student(config, inputs, teacher_key, category)
+        scores = address_scores(config, inputs, student.key, category)
+        is_made = store.find(scores.key) is not None and store.find(student.key) is not None
+        found[category] = Made(student.digest, scores.key if is_made else None)
+    return found
+
+
+def digest_in(key: str) -> str:
+    """The content address that ends an artifact's key."""
+    return key.rsplit("/", 1)[-1]
+
+
+def _numerics(config: Config) -> dict[str, Any]:
+    """What else a training's result depends on."""
+    return {
+        "seed": config.seed,
+        "image_size": config.dataset.image_size,
+        "device": config.device,
+        "precision": config.precision,
+    }
