@@ -50,7 +50,11 @@ def read_image(path: Path, size: int) -> tuple[ImageFacts, Pixels]:
     torchvision. Grey images are repeated over the three channels. Raises one of `UNREADABLE` for
     a file that is not a whole image.
     """
-    content = path.read_bytes()
+    return decode_image(path.read_bytes(), size)
+
+
+def decode_image(content: bytes, size: int) -> tuple[ImageFacts, Pixels]:
+    """The same of a file's content, wherever that was read."""
     with Image.open(io.BytesIO(content)) as image:
         image.load()
         facts = ImageFacts(
@@ -112,9 +116,14 @@ def normalise(pixels: Pixels, device: torch.device) -> Tensor:
     """Images (N, H, W, 3) uint8 to (N, 3, H, W) float32, channels last, ImageNet mean and std."""
     # torch warns of an array that it may not write to, as a memory-mapped one is.
     writable = np.require(pixels, requirements=["C", "W"])
-    images = torch.from_numpy(writable).to(device).permute(0, 3, 1, 2).float()
-    mean = torch.tensor(IMAGENET_MEAN, device=device).view(1, 3, 1, 1) * 255
-    std = torch.tensor(IMAGENET_STD, device=device).view(1, 3, 1, 1) * 255
+    return normalise_tensor(torch.from_numpy(writable).to(device))
+
+
+def normalise_tensor(pixels: Tensor) -> Tensor:
+    """The same of a tensor (N, H, W, 3) uint8."""
+    images = pixels.permute(0, 3, 1, 2).float()
+    mean = torch.tensor(IMAGENET_MEAN, device=pixels.device).view(1, 3, 1, 1) * 255
+    std = torch.tensor(IMAGENET_STD, device=pixels.device).view(1, 3, 1, 1) * 255
     return images.sub_(mean).div_(std)
 
 

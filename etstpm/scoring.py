@@ -2,7 +2,6 @@
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from functools import partial
 
 import numpy as np
 import numpy.typing as npt
@@ -121,18 +120,55 @@ def score_images(
     calibration: Calibration = UNCALIBRATED,
 ) -> ScoredImages:
     """Score images (N, H, W, 3) uint8 with a frozen teacher and a trained student."""
-    size = pixels.shape[1]
     maps = np.empty(pixels.shape[:3], np.float32)
     scores = np.empty(len(pixels), np.float64)
-    fuse = partial(anomaly_maps, size=size, config=config, quantiles=calibration.quantiles)
     for batch, errors in _errors(teacher, student, pixels, config, compute=compute, name=name):
-        layers = distances(errors, calibration.whitening)
-        batch_maps = fuse(layers, chosen=config.map_layers)
-        maps[batch] = batch_maps.cpu().numpy()
-        if config.image_layers != config.map_layers:
-            batch_maps = fuse(layers, chosen=config.image_layers)
-        scores[batch] = image_scores(batch_maps, config.top_share).double().cpu().numpy()
+        scored = score_errors(errors, pixels.shape[1], config, calibration)
+        maps[batch], scores[batch] = (values.cpu().numpy() for values in scored)
     return ScoredImages(maps, scores)
+
+
+def score_batch(
+    teacher: FeaturePyramid,
+    student: FeaturePyramid,
+    pixels: Pixels,
+    config: ScoringConfig,
+    *,
+    compute: Compute,
+    calibration: Calibration,
+) -> ScoredImages:
+    """The same of one batch, as it comes: both networks are on the device already."""
+    with torch.inference_mode():
+        errors = batch_errors(teacher, student, normalise(pixels, compute.device), compute)
+        maps, scores = score_errors(errors, pixels.shape[1], config, calibration)
+    return ScoredImages(maps.cpu().numpy(), scores.cpu().double().numpy())
+
+
+def score_errors(
+    errors: Pyramid, size: int, config: ScoringConfig, calibration: Calibration
+) -> tuple[Tensor, Tensor]:
+    """A batch's anomaly maps (N, size, size) and image scores (N,), float32, from its errors."""
+    layers = distances(errors, calibration.whitening)
+    maps = anomaly_maps(layers, size, config, config.map_layers, calibration.quantiles)
+    judged = maps
+    if config.image_layers != config.map_layers:
+        judged = anomaly_maps(layers, size, config, config.image_layers, calibration.quantiles)
+    return maps, image_scores(judged, config.top_share)
+
+
+def batch_errors(
+    teacher: FeaturePyramid, student: FeaturePyramid, images: Tensor, compute: Compute
+) -> Pyramid:
+    """Student less teacher, both normalised, of normalised images: three (N, C, H, W), float32."""
+    with compute.autocast():
+        target, output = teacher(images), student(images)
+    layer1, layer2, layer3 = (
+        found - expected
+        for found, expected in zip(
+            normalise_features(output), normalise_features(target), strict=True
+        )
+    )
+    return layer1, layer2, layer3
 
 
 def calibrate(
@@ -167,20 +203,12 @@ def _errors(
     compute: Compute,
     name: str,
 ) -> Iterator[tuple[Indices, Pyramid]]:
-    """Student less teacher, both normalised, batch by batch: three (N, C, H, W), float32."""
+    """`batch_errors` of images (N, H, W, 3), batch by batch."""
     teacher, student = teacher.to(compute.device), student.to(compute.device)
     with Bar(name, len(pixels)) as bar, torch.inference_mode():
         for batch in batches(np.arange(len(pixels)), config.batch_size):
             images = normalise(pixels[batch], compute.device)
-            with compute.autocast():
-                target, output = teacher(images), student(images)
-            layer1, layer2, layer3 = (
-                found - expected
-                for found, expected in zip(
-                    normalise_features(output), normalise_features(target), strict=True
-                )
-            )
-            yield batch, (layer1, layer2, layer3)
+            yield batch, batch_errors(teacher, student, images, compute)
             bar.advance(len(batch))
 
 
