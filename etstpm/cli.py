@@ -7,7 +7,7 @@ import typer
 from rich.console import Console
 
 from etstpm import __version__
-from etstpm.commands import data
+from etstpm.commands import data, results
 from etstpm.errors import EtstpmError
 
 app = typer.Typer(
@@ -17,6 +17,7 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
 )
 app.add_typer(data.app, name="data")
+app.add_typer(results.app, name="results")
 
 
 @app.command()

@@ -8,6 +8,7 @@ import pytest
 
 from etstpm.cli import app
 from etstpm.config_files import preset_names
+from etstpm.results.page import describe_tables
 from etstpm.tables import IMAGE_SCORES, METRICS
 from tests.prefect_server import REPOSITORY
 
@@ -62,6 +63,12 @@ def test_code_map_names_every_module() -> None:
     for name in modules:
         assert name in ARCHITECTURE, name
     assert len(ARCHITECTURE.splitlines()) <= 150
+
+
+def test_the_page_of_the_tables_is_made_from_the_schemas() -> None:
+    page = (REPOSITORY / "docs" / "tables.md").read_text("utf-8")
+
+    assert page == describe_tables(), "run: etstpm results tables > docs/tables.md"
 
 
 def test_version_is_one() -> None:

@@ -8,10 +8,19 @@ import pandas as pd
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+from pyarrow import dataset
 
 from etstpm import tables
 from etstpm.metric_rows import ROWS
-from etstpm.tables import IMAGE_SCORES, METRICS, OFFICIAL, PAPER, schema_without, write_parquet
+from etstpm.tables import (
+    IMAGE_SCORES,
+    METRICS,
+    OFFICIAL,
+    PAPER,
+    is_encoded_by_dictionary,
+    schema_without,
+    write_parquet,
+)
 
 # DESIGN.md, "The tables": columns are added at the end, never renamed, moved or dropped.
 IMAGE_SCORES_CONTRACT = {
@@ -68,13 +77,15 @@ def test_columns_are_those_that_analysts_were_promised(
 @pytest.mark.parametrize("name", SCHEMAS)
 def test_every_table_and_column_says_what_it_means(name: str) -> None:
     schema = SCHEMAS[name]
-    assert schema.metadata == {
-        b"etstpm.table": name.lower().encode(),
-        b"etstpm.schema_version": b"2",
-    }
+    assert schema.metadata[b"etstpm.table"] == name.lower().encode()
+    assert schema.metadata[b"etstpm.schema_version"] == b"2"
+    assert schema.metadata[b"etstpm.place"].endswith(b".parquet")
+    assert schema.metadata[b"etstpm.rows"].startswith(b"one ")
     for field in schema:
         meaning = (field.metadata or {}).get(b"meaning", b"").decode()
         assert len(meaning) >= 5, field.name
+        is_number = pa.types.is_integer(field.type) or pa.types.is_floating(field.type)
+        assert (b"unit" in field.metadata) == is_number, field.name
     sizes = {"width": b"pixel", "height": b"pixel", "bytes": b"byte"}
     for column, unit in sizes.items():
         if column in schema.names:
@@ -130,22 +141,53 @@ def written(tmp_path: Path) -> tuple[Path, list[dict[str, object]]]:
     return path, rows
 
 
-def test_a_file_has_a_row_group_a_table_and_the_schemas_types(
-    written: tuple[Path, list[dict[str, object]]],
-) -> None:
+def test_a_file_has_the_schemas_types(written: tuple[Path, list[dict[str, object]]]) -> None:
     path, rows = written
     file = pq.ParquetFile(path)
     assert file.schema_arrow.equals(IMAGE_SCORES, check_metadata=True)
-    assert [file.metadata.row_group(i).num_rows for i in range(file.num_row_groups)] == [2, 1]
-    codecs = {
-        file.metadata.row_group(i).column(j).compression
-        for i in range(2)
-        for j in range(len(IMAGE_SCORES))
-    }
-    assert codecs == {"ZSTD"}
+    assert file.num_row_groups == 1
+    columns = [file.metadata.row_group(0).column(j) for j in range(len(IMAGE_SCORES))]
+    assert {column.compression for column in columns} == {"ZSTD"}
+    for field, column in zip(IMAGE_SCORES, columns, strict=True):
+        is_by_dictionary = is_encoded_by_dictionary(field)
+        assert ("RLE_DICTIONARY" in column.encodings) == is_by_dictionary, field.name
+        assert column.has_column_index, field.name
     assert file.read().to_pylist() == rows
-    statistics = file.metadata.row_group(1).column(1).statistics
-    assert statistics.min == statistics.max == "screw"
+    assert (columns[1].statistics.min, columns[1].statistics.max) == ("bottle", "screw")
+
+
+def test_row_groups_hold_whole_categories_and_their_statistics_prune(tmp_path: Path) -> None:
+    groups = [pa.Table.from_pylist([row_of(f"c{n:02d}", 1.0)] * 3000) for n in range(15)]
+    path = tmp_path / "image_scores.parquet"
+    assert write_parquet(path, IMAGE_SCORES, groups) == 45000
+    metadata = pq.read_metadata(path)
+    found = [metadata.row_group(i) for i in range(metadata.num_row_groups)]
+    ends = [(group.column(1).statistics.min, group.column(1).statistics.max) for group in found]
+    assert ends == [("c00", "c05"), ("c06", "c11"), ("c12", "c14")]
+    assert [group.num_rows for group in found] == [18000, 18000, 9000]
+    (fragment,) = dataset.dataset(path, partitioning=None).get_fragments()
+    kept = fragment.split_by_row_group(dataset.field("category") == "c07")
+    assert [part.row_groups[0].id for part in kept] == [1]
+
+
+def test_large_rows_make_small_row_groups(tmp_path: Path) -> None:
+    schema = pa.schema([pa.field("map", pa.binary())])
+    row = pa.table({"map": [bytes(8 * 2**20)]})
+    assert write_parquet(tmp_path / "maps.parquet", schema, [row] * 20) == 20
+    metadata = pq.read_metadata(tmp_path / "maps.parquet")
+    assert [metadata.row_group(i).num_rows for i in range(metadata.num_row_groups)] == [8, 8, 4]
+
+
+def test_a_flipped_bit_is_told_by_the_pages_checksum(
+    written: tuple[Path, list[dict[str, object]]],
+) -> None:
+    path, _ = written
+    column = pq.read_metadata(path).row_group(0).column(IMAGE_SCORES.names.index("score"))
+    content = bytearray(path.read_bytes())
+    content[column.data_page_offset + column.total_compressed_size - 1] ^= 1
+    path.write_bytes(content)
+    with pytest.raises(OSError, match="CRC checksum verification failed"):
+        pq.read_table(path, partitioning=None, page_checksum_verification=True)
 
 
 def test_pandas_and_duckdb_read_back_what_was_written(
