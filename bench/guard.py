@@ -47,7 +47,7 @@ def training() -> float:
     target = TeacherFeatures(teacher, pixels[rows], compute).batch(rows)
     batch = normalise(pixels[rows], compute.device)
     student = random_pyramid(0).to(memory_format=torch.channels_last).train()
-    optimisers = make_optimisers(student, config, steps=1000)
+    optimisers = make_optimisers(student, config, 1000, compute.precision)
 
     def step() -> None:
         with compute.autocast():

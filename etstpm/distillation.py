@@ -185,7 +185,7 @@ def _train(
     rng = np.random.default_rng([seed, 1])
     student = random_pyramid(seed).to(memory_format=torch.channels_last).to(compute.device)
     steps = config.epochs * -(-len(training) // config.batch_size)
-    optimisers = make_optimisers(student, config, steps)
+    optimisers = make_optimisers(student, config, steps, compute.precision)
 
     history: list[EpochRecord] = []
     best: dict[str, Tensor] = {}

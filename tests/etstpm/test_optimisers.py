@@ -29,6 +29,15 @@ def test_orthogonalise_is_newton_schulz_on_the_singular_values(shape: tuple[int,
     assert values.max() < 1.3
 
 
+def test_in_bfloat16_it_stays_close_where_singular_values_span_five_decades() -> None:
+    left, _, right = torch.linalg.svd(draw(64, 200), full_matrices=False)
+    matrix = (left * torch.logspace(0, -5, 64)) @ right
+    exact, found = orthogonalise(matrix), orthogonalise(matrix, torch.bfloat16)
+    assert found.dtype == torch.float32
+    assert torch.nn.functional.cosine_similarity(found.ravel(), exact.ravel(), dim=0) > 0.97
+    assert torch.linalg.svdvals(found).max() < 1.3
+
+
 def test_orthogonalise_does_not_depend_on_scale_and_keeps_zero() -> None:
     matrix = draw(8, 20)
     assert torch.allclose(orthogonalise(1e-4 * matrix), orthogonalise(matrix), atol=1e-2)
