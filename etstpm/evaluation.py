@@ -1,17 +1,18 @@
 """What a category's scores are worth: every metric, its interval, over all and by defect type."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 
+from etstpm.curves import Curve, pro_curve, roc_curve
 from etstpm.intervals import ImageCounts, draw_weights, interval, replicate
 from etstpm.metrics import Metrics, image_metrics, metrics_of_pixels
-from etstpm.ranking import Images, Labels, rank_pixels
-from etstpm.tables import REPLICATES
+from etstpm.ranking import Images, Labels, rank, rank_pixels
+from etstpm.tables import CURVES, REPLICATES
 
 CURVE = ("auroc", "ap", "f1_max", "f1_max_threshold")
 REGIONS = ("aupro", "aupro_0.05")
@@ -21,11 +22,13 @@ METRICS_OF_TYPE = {"image": ("auroc", "ap", "f1_max"), "pixel": ("auroc", "ap", 
 
 Replicates = dict[tuple[str, str, str], npt.NDArray[np.float64]]
 """By protocol, level and metric: (REPLICATES,)."""
+Curves = dict[tuple[str, str, str], Curve]
+"""By protocol, level and kind ("roc" or "pro"); without those that one class leaves undefined."""
 
 
 @dataclass(frozen=True)
 class Evaluation:
-    """The figures of a category's card, and the replicates that its means' intervals need.
+    """The figures of a category's card, its curves, and the replicates of its means' intervals.
 
     figures: `values` and `intervals` by protocol, level and metric, `n_good`, `n_defective`; and
     the same of each type in `defect_types`.
@@ -33,6 +36,7 @@ class Evaluation:
 
     figures: dict[str, Any]
     replicates: Replicates
+    curves: Curves = field(default_factory=dict)
 
     def replicate_table(self) -> pa.Table:
         """The replicates as `tables.REPLICATES`."""
@@ -42,6 +46,15 @@ class Evaluation:
             for n, value in enumerate(values.tolist())
         ]
         return pa.Table.from_pylist(parts, schema=REPLICATES)
+
+    def curve_table(self) -> pa.Table:
+        """The curves over all test images as `tables.CURVES`."""
+        rows = [
+            {"protocol": protocol, "level": level, "curve": kind} | row
+            for (protocol, level, kind), curve in self.curves.items()
+            for row in curve.rows()
+        ]
+        return pa.Table.from_pylist(rows, schema=CURVES)
 
 
 @dataclass(frozen=True)
@@ -94,19 +107,28 @@ def evaluate(
         for number, name in enumerate(types)
     }
     is_defective = np.array(numbers) > 0
+    curves: dict[tuple[str, str, str], Curve | None] = {}
     for protocol, found in scores.items():
+        curves[protocol, "image", "roc"] = roc_curve(rank(is_defective, found))
         for subset in subsets.values():
             labels, own = is_defective[subset.chosen], found[subset.chosen]
             values = image_metrics(labels, own)
             subset.add(protocol, "image", values, ImageCounts.of_images(labels, own))
     for protocol, (masks, maps) in pixels.items():
         ranks = rank_pixels(masks, maps, numbers)
+        every = ranks.of()
+        curves[protocol, "pixel", "roc"] = roc_curve(every)
+        curves[protocol, "pixel", "pro"] = pro_curve(every)
         for subset in subsets.values():
             values = metrics_of_pixels(ranks.of(subset.group))
             subset.add(protocol, "pixel", values, ranks.counts.rows(subset.chosen))
     whole = subsets.pop(None)
     by_type = {str(name): subset.figures for name, subset in subsets.items()}
-    return Evaluation(whole.figures | {"defect_types": by_type}, whole.replicates)
+    return Evaluation(
+        whole.figures | {"defect_types": by_type},
+        whole.replicates,
+        {name: curve for name, curve in curves.items() if curve is not None},
+    )
 
 
 def _subset(name: str, numbers: Sequence[int], group: int | None) -> Subset:

@@ -44,20 +44,38 @@ def heat(maps: Maps, threshold: float) -> npt.NDArray[np.float32]:
 
 def overlay(image: npt.NDArray[np.uint8], heat_map: npt.NDArray[np.float32]) -> Pixels:
     """An image (H, W, 3) under its heat (H, W): opaque where hot, clear where cold."""
-    alpha = (0.85 * np.clip(heat_map * 1.4, 0, 1))[..., None]
+    alpha = _opacity(heat_map)[..., None]
     blended = (1 - alpha) * image + alpha * colour(heat_map)
     result: Pixels = blended.round().astype(np.uint8)
     return result
 
 
+def tint(heat_map: npt.NDArray[np.float32]) -> Pixels:
+    """The heat (H, W) as a layer (H, W, 4): over an image it gives what `overlay` does."""
+    layer = np.concatenate([colour(heat_map), 255 * _opacity(heat_map)[..., None]], axis=-1)
+    result: Pixels = layer.round().astype(np.uint8)
+    return result
+
+
+def _opacity(heat_map: npt.NDArray[np.float32]) -> npt.NDArray[np.float32]:
+    opacity: npt.NDArray[np.float32] = 0.85 * np.clip(heat_map * 1.4, 0, 1)
+    return opacity
+
+
 def outline(image: npt.NDArray[np.uint8], mask: npt.NDArray[np.bool_]) -> Pixels:
     """An image (H, W, 3) with the border of its mask (H, W) drawn two pixels wide."""
+    drawn = image.copy()
+    drawn[border(mask)] = TRUTH
+    return drawn
+
+
+def border(mask: npt.NDArray[np.bool_]) -> npt.NDArray[np.bool_]:
+    """Where a mask (H, W) begins or ends, two pixels wide: one inside, one outside."""
     padded = np.pad(mask, 1)
     inside = padded[:-2, 1:-1] & padded[2:, 1:-1] & padded[1:-1, :-2] & padded[1:-1, 2:]
     outside = padded[:-2, 1:-1] | padded[2:, 1:-1] | padded[1:-1, :-2] | padded[1:-1, 2:] | mask
-    drawn = image.copy()
-    drawn[outside & ~inside] = TRUTH
-    return drawn
+    edge: npt.NDArray[np.bool_] = outside & ~inside
+    return edge
 
 
 def hardest(
@@ -90,10 +108,14 @@ def draw_hardest(
     labels: npt.NDArray[np.bool_],
     names: Sequence[str],
     threshold: float,
+    map_threshold: float,
 ) -> Image.Image:
-    """The five test images that were judged worst: ground truth above, heatmap below."""
+    """The five test images that were judged worst: ground truth above, heatmap below.
+
+    map_threshold: as `scoring.map_threshold` gives it.
+    """
     chosen = hardest(labels, scored.scores, SHOWN)
-    heats = heat(scored.maps[chosen], threshold)
+    heats = heat(scored.maps[chosen], map_threshold)
     # Small inputs are shown enlarged: the lines of text below need the room.
     scale = max(1, SIDE // pixels.shape[1])
     side = scale * pixels.shape[1]

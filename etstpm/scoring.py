@@ -221,3 +221,13 @@ def decision_threshold(good_scores: npt.NDArray[np.float64], false_alarm_rate: f
     ordered = np.sort(good_scores)
     above = ordered.size - np.searchsorted(ordered, ordered, side="right")
     return float(ordered[above / ordered.size <= false_alarm_rate][0])
+
+
+def map_threshold(maps: Maps, config: ScoringConfig) -> float:
+    """What `decision_threshold` is of image scores, on the scale of the maps (N, H, W).
+
+    The two are the same unless the image scores are taken of other layers than the maps. For
+    pictures: no image is judged by it.
+    """
+    peaks = image_scores(torch.from_numpy(maps), config.top_share)
+    return decision_threshold(peaks.double().numpy(), config.false_alarm_rate)

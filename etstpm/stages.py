@@ -26,13 +26,21 @@ from etstpm.dataset import GOOD, choose_categories, scan_dataset
 from etstpm.distillation import distil_student, split_train_validation
 from etstpm.evaluation import evaluate
 from etstpm.finetuning import finetune_teacher
+from etstpm.gallery import thumbnail_table
 from etstpm.images import resize_mask
 from etstpm.inputs import dataset_root, open_inputs, own_mask, proven_weights
 from etstpm.pictures import draw_hardest
-from etstpm.scoring import UpsampledMaps, calibrate, decision_threshold, score_images
+from etstpm.scoring import (
+    UpsampledMaps,
+    calibrate,
+    decision_threshold,
+    map_threshold,
+    score_images,
+)
 from etstpm.settings import settings
 from etstpm.storage import Store
 from etstpm.tables import (
+    CURVES,
     FINDINGS,
     IMAGE_SCORES,
     MANIFEST,
@@ -41,6 +49,7 @@ from etstpm.tables import (
     REPLICATES,
     STUDENT_HISTORY,
     TEACHER_HISTORY,
+    THUMBNAILS,
     schema_without,
     write_parquet,
 )
@@ -179,8 +188,9 @@ def scores(config: Config, store: Store, dataset_key: str, student_key: str, cat
     score_all = partial(
         score_images, *networks, config=config.scoring, compute=compute, calibration=calibration
     )
-    good_scores = score_all(pixels=good[held_out], name=f"{category}: held-out").scores
-    threshold = decision_threshold(good_scores, config.scoring.false_alarm_rate)
+    held = score_all(pixels=good[held_out], name=f"{category}: held-out")
+    threshold = decision_threshold(held.scores, config.scoring.false_alarm_rate)
+    on_maps = map_threshold(held.maps, config.scoring)
 
     pixels = inputs.pixels(category, "test", size)
     scored = score_all(pixels=pixels, name=f"{category}: score")
@@ -196,7 +206,8 @@ def scores(config: Config, store: Store, dataset_key: str, student_key: str, cat
     )
     metrics = evaluation.figures | {
         "threshold": threshold,
-        "held_out_scores": good_scores.tolist(),
+        "map_threshold": on_maps,
+        "held_out_scores": held.scores.tolist(),
     }
     scored_at = datetime.now(UTC)
     table = [
@@ -219,10 +230,19 @@ def scores(config: Config, store: Store, dataset_key: str, student_key: str, cat
         )
         write_parquet(path / "replicates.parquet", REPLICATES, [evaluation.replicate_table()])
         calibration.save(path / "calibration.safetensors")
+        write_parquet(path / "curves.parquet", CURVES, [evaluation.curve_table()])
+        thumbnails = thumbnail_table(pixels, masks, scored, rows=rows, map_threshold=on_maps)
+        write_parquet(path / "thumbnails.parquet", THUMBNAILS, [thumbnails])
         names = [row["image_path"].removeprefix(f"{category}/test/") for row in rows]
-        draw_hardest(pixels, masks, scored, labels=labels, names=names, threshold=threshold).save(
-            path / "hardest.png", optimize=True
-        )
+        draw_hardest(
+            pixels,
+            masks,
+            scored,
+            labels=labels,
+            names=names,
+            threshold=threshold,
+            map_threshold=on_maps,
+        ).save(path / "hardest.png", optimize=True)
         card = make_card("scores", config, identity, compute, started) | {
             "category": category,
             "student": student_key,

@@ -163,6 +163,34 @@ REPLICATES = _schema(
     _field("value", pa.float64(), "of the images that the replicate has drawn"),
 )
 
+CURVES = _schema(
+    "curves",
+    _field("protocol", _NAME, "as in metrics"),
+    _field("level", _NAME, "as in metrics"),
+    _field("curve", _NAME, "'roc', or 'pro' (per-region overlap, after MVTec's definition)"),
+    _field("false_positive_rate", pa.float64(), "share of good images or pixels called defective"),
+    _field(
+        "rate",
+        pa.float64(),
+        "share of defective images or pixels found; 'pro': of each region, averaged over regions. "
+        "Straight lines between rows lie within 0.002 of the exact curve",
+    ),
+    _field(
+        "threshold",
+        pa.float64(),
+        "scores of at least it are called defective; infinite where none or all are",
+    ),
+)
+
+THUMBNAILS = _schema(
+    "thumbnails",
+    _field("image_path", _TEXT, "as in image_scores"),
+    _field("rank", pa.int32(), "from 0, the image that was judged worst"),
+    _field("image", pa.binary(), "the image, small, in its own proportions: WebP"),
+    _field("heat", pa.binary(), "its anomaly map in colours, clear where cold: WebP"),
+    _field("outline", pa.binary(), "the border of its mask, else clear: WebP; null of a good one"),
+)
+
 MANIFEST = _schema(
     "manifest",
     "datasets/<digest>/manifest.parquet",

@@ -99,7 +99,15 @@ def test_a_sheet_shows_at_most_five_of_two_rows(size: int, count: int, label: bo
     masks = np.zeros((count, size, size), bool)
     masks[labels, 10:20, 10:20] = True
     names = [f"good/{number:03d}.png" for number in range(count)]
-    sheet = draw_hardest(pixels, masks, scored, labels=labels, names=names, threshold=5e-10)
+    sheet = draw_hardest(
+        pixels,
+        masks,
+        scored,
+        labels=labels,
+        names=names,
+        threshold=5e-10,
+        map_threshold=5e-10,
+    )
     side = max(1, 256 // size) * size
     assert sheet.mode == "RGB"
     assert sheet.width == min(count, 5) * (side + 12) + 12

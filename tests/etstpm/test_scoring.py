@@ -19,6 +19,7 @@ from etstpm.scoring import (
     calibrate,
     decision_threshold,
     image_scores,
+    map_threshold,
     score_images,
     upsample_map,
 )
@@ -274,3 +275,15 @@ def test_image_scores_come_from_the_image_layers_and_maps_from_theirs(
     assert np.array_equal(alike.scores, alike.maps.max((1, 2)))
     assert np.array_equal(both.scores, scored(map_layers=(2, 3)).maps.max((1, 2)))
     assert not np.array_equal(both.scores, alike.scores)
+
+
+def test_maps_have_the_images_threshold_where_both_are_of_the_same_layers(
+    networks: tuple[FeaturePyramid, FeaturePyramid],
+) -> None:
+    images = draw_images(5)
+    for layers in ((1, 2, 3), (2, 3)):
+        config = ScoringConfig.model_validate({"image_layers": layers, "false_alarm_rate": 0.2})
+        scored = score_images(*networks, images, config, compute=CPU, name="bottle")
+        of_images = decision_threshold(scored.scores, 0.2)
+        is_same = map_threshold(scored.maps, config) == pytest.approx(of_images, rel=1e-6)
+        assert is_same == (layers == config.map_layers)

@@ -113,9 +113,11 @@ def test_the_chain_leaves_whole_artifacts(finished: tuple[Config, Keys]) -> None
         keys.student: {"weights.safetensors", "history.parquet"},
         keys.scores: {
             "calibration.safetensors",
+            "curves.parquet",
             "hardest.png",
             "image_scores.parquet",
             "replicates.parquet",
+            "thumbnails.parquet",
         },
     }
     for key, files in expected.items():
@@ -168,6 +170,14 @@ def test_the_score_table_agrees_with_the_dataset_and_the_card(
     assert metrics["held_out_scores"] == [metrics["threshold"]]
     with Image.open(Path(config.store) / keys.scores / "hardest.png") as picture:
         assert picture.width == 5 * (256 + 12) + 12
+    folder = Path(config.store) / keys.scores
+    shown = pq.read_table(folder / "thumbnails.parquet").to_pylist()
+    assert sorted(row["image_path"] for row in shown) == files
+    curves = pq.read_table(folder / "curves.parquet").to_pandas()
+    assert {tuple(row) for row in curves[["protocol", "level", "curve"]].to_numpy()} == {
+        ("paper-256", "image", "roc"),
+        *((p, "pixel", c) for p in ("paper-256", "mvtec-official") for c in ("roc", "pro")),
+    }
 
 
 def load_pyramid(config: Config, key: str) -> FeaturePyramid:
