@@ -165,6 +165,8 @@ REPLICATES = _schema(
 
 CURVES = _schema(
     "curves",
+    "scores/<category>/<digest>/curves.parquet",
+    "one a corner of a curve over all test images, from the strictest threshold to none",
     _field("protocol", _NAME, "as in metrics"),
     _field("level", _NAME, "as in metrics"),
     _field("curve", _NAME, "'roc', or 'pro' (per-region overlap, after MVTec's definition)"),
@@ -184,6 +186,8 @@ CURVES = _schema(
 
 THUMBNAILS = _schema(
     "thumbnails",
+    "scores/<category>/<digest>/thumbnails.parquet",
+    "one a test image, the one that was judged worst first; of 120 images at the most",
     _field("image_path", _TEXT, "as in image_scores"),
     _field("rank", pa.int32(), "from 0, the image that was judged worst"),
     _field("image", pa.binary(), "the image, small, in its own proportions: WebP"),
