@@ -27,6 +27,8 @@ FALL_REQUIRED = 0.98
 """A student whose loss ends above this share of its first step's loss has learnt nothing."""
 CONSTANT = 0.01
 """A student whose features vary by less than this share of its teacher's is constant."""
+NORM_FLOOR = 1e-12
+"""Of a location's features, as in `torch.nn.functional.normalize`."""
 SECOND_ATTEMPT = 2**32
 """Added to a run's seed, which is smaller, for a training that begins again."""
 
@@ -58,18 +60,18 @@ def matching_loss(teacher: Pyramid, student: Pyramid, kind: str = "l2") -> Tenso
 
     `teacher` is normalised already, `student` is not. The mean is over batch and locations, the
     sum over channels and layers.
-    Source: "l2" is Wang et al. 2021, eq. 2 and 3: half the squared L2 distance. "l1-cosine" is
-    what a secondary source says of ET-STPM: the L1 norm of the difference plus one minus the
-    cosine; the paper's text could not be checked.
+    Source: "l2" is Wang et al. 2021, eq. 2 and 3: half the squared L2 distance, which of unit
+    vectors is one minus the cosine; so it is computed, in a third of the passes over memory.
+    "l1-cosine" is what a secondary source says of ET-STPM: the L1 norm of the difference plus one
+    minus the cosine; the paper's text could not be checked.
     """
     loss = torch.zeros((), device=teacher[0].device)
-    for target, feature in zip(teacher, normalise_features(student), strict=True):
-        difference = feature - target
-        if kind == "l2":
-            loss = loss + 0.5 * difference.square().sum(1).mean()
-        else:
-            cosine = (feature * target).sum(1)
-            loss = loss + difference.abs().sum(1).mean() + (1 - cosine).mean()
+    for target, feature in zip(teacher, student, strict=True):
+        unscaled = feature.float()
+        norm = torch.linalg.vector_norm(unscaled, dim=1).clamp_min(NORM_FLOOR)
+        loss = loss + (1 - (unscaled * target).sum(1) / norm).mean()
+        if kind == "l1-cosine":
+            loss = loss + (unscaled / norm[:, None] - target).abs().sum(1).mean()
     return loss
 
 

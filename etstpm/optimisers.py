@@ -62,12 +62,15 @@ class Muon(Optimizer):
             state["momentum"] = torch.zeros_like(gradient)
         velocity: Tensor = state["momentum"]
         velocity.mul_(group["momentum"]).add_(gradient)
-        nesterov = gradient.add(velocity, alpha=group["momentum"]).flatten(1)
+        # The order of the columns does not matter: as (O, K K I) no copy of channels-last weights.
+        rows = list(range(parameter.ndim))
+        rows.append(rows.pop(1))
+        nesterov = gradient.add(velocity, alpha=group["momentum"]).permute(rows)
+        update = orthogonalise(nesterov.flatten(1), self.precision)
         # A tall matrix's orthogonal columns are shorter than a wide one's rows.
-        scale = max(1.0, nesterov.shape[0] / nesterov.shape[1]) ** 0.5
+        scale = max(1.0, update.shape[0] / update.shape[1]) ** 0.5
         parameter.mul_(1 - group["lr"] * group["weight_decay"])
-        update = orthogonalise(nesterov, self.precision).view(parameter.shape)
-        parameter.add_(update, alpha=-group["lr"] * scale)
+        parameter.permute(rows).add_(update.view(nesterov.shape), alpha=-group["lr"] * scale)
 
 
 def orthogonalise(matrix: Tensor, precision: torch.dtype = torch.float32) -> Tensor:
@@ -80,16 +83,21 @@ def orthogonalise(matrix: Tensor, precision: torch.dtype = torch.float32) -> Ten
     if matrix.shape[0] > matrix.shape[1]:
         return orthogonalise(matrix.T, precision).T
     a, b, c = NEWTON_SCHULZ
-    matrix = (matrix / (matrix.norm() + 1e-7)).to(precision)
-    for steps in NEWTON_SCHULZ_ROUNDS[precision]:
-        gram = product = matrix @ matrix.T
+    matrix = matrix.to(precision)
+    gram = matrix @ matrix.T
+    shrink = 1 / (gram.trace().sqrt() + 1e-7)  # by the Frobenius norm, without a pass over (M, N)
+    gram = gram * shrink**2
+    for round_, steps in enumerate(NEWTON_SCHULZ_ROUNDS[precision]):
+        if round_ > 0:
+            gram = matrix @ matrix.T
+        product = gram
         for step in range(steps):
             polynomial = torch.addmm(gram, gram, gram, beta=b, alpha=c)
             polynomial.diagonal().add_(a)
             product = polynomial @ product if step else polynomial
             if step + 1 < steps:
                 gram = polynomial @ gram @ polynomial
-        matrix = product @ matrix
+        matrix = (product if round_ else product * shrink) @ matrix
     return matrix.float()
 
 

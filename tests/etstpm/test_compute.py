@@ -1,11 +1,14 @@
+import ctypes
 import os
+import platform
+import subprocess
 import sys
 
 import pytest
 import torch
 import torch.nn.functional as F
 
-from etstpm.compute import Compute, choose_compute
+from etstpm.compute import Compute, choose_compute, keep_freed_memory
 from etstpm.config import Config
 from etstpm.errors import ConfigError
 
@@ -67,3 +70,27 @@ def test_auto_precision_is_float32_where_onednn_may_not_use_it(
 ) -> None:
     monkeypatch.setenv("ONEDNN_MAX_CPU_ISA", limit)
     assert choose("device=cpu").precision is torch.float32
+
+
+@pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="glibc's allocator alone is tuned")
+def test_freed_memory_is_kept_by_the_process() -> None:
+    """In a process of its own: the allocator's settings hold for a whole process."""
+    code = """if True:
+        import resource, torch
+        from etstpm.compute import choose_compute
+        from etstpm.config import Config
+        choose_compute(Config(device="cpu"))
+        torch.ones(1 << 24)
+        before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
+        for _ in range(4):
+            torch.ones(1 << 24)
+        print(resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before)
+    """
+    run = subprocess.run([sys.executable, "-c", code], check=True, stdout=subprocess.PIPE)
+    assert int(run.stdout) < 4 * (1 << 26) // 4096 // 2
+
+
+def test_without_glibc_nothing_is_tuned(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(platform, "libc_ver", lambda: ("", ""))
+    monkeypatch.setattr(ctypes, "CDLL", lambda _: pytest.fail("there is no mallopt to call"))
+    keep_freed_memory()
