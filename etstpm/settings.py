@@ -30,6 +30,12 @@ class Settings(BaseSettings):
         ge=1,
         description="Threads that decode images.",
     )
+    store_patience: float = Field(
+        120.0, ge=0.0, description="Seconds for which a remote store that fails is tried again."
+    )
+    store_timeout: float = Field(
+        30.0, gt=0.0, description="Seconds of silence after which a store's answer is given up."
+    )
     feature_cache_gib: float = Field(
         8.0, ge=0.0, description="Teacher features are kept in memory up to this size (GiB)."
     )
