@@ -21,7 +21,7 @@ from pydantic import (
 )
 
 from etstpm.config_files import apply_override, explain, read_toml, set_value
-from etstpm.errors import ConfigError
+from etstpm.errors import ConfigError, has_credentials
 
 
 def _distinct(layers: tuple[int, ...]) -> tuple[int, ...]:
@@ -30,6 +30,21 @@ def _distinct(layers: tuple[int, ...]) -> tuple[int, ...]:
     return tuple(sorted(layers))
 
 
+def _without_credentials(uri: str) -> str:
+    if has_credentials(uri):
+        raise ValueError(
+            "it carries credentials, which would end up in logs and tables; leave them out and set "
+            "them in the environment"
+        )
+    return uri
+
+
+# The pattern is for Prefect's server, which refuses a parameter by it before it is written down.
+Uri = Annotated[
+    str,
+    AfterValidator(_without_credentials),
+    Field(json_schema_extra={"pattern": r"^(?!.*://[^/:@]*:(?!\d+/)[^@]*@)(?!s3a?://[^/@]*@)"}),
+]
 PositiveInt = Annotated[int, Field(ge=1)]
 Fraction = Annotated[float, Field(gt=0.0, lt=1.0)]
 Layers = Annotated[tuple[Annotated[int, Field(ge=1, le=3)], ...], AfterValidator(_distinct)]
@@ -39,7 +54,11 @@ class Section(BaseModel):
     """A frozen part of the config that knows its own digest."""
 
     model_config = ConfigDict(
-        frozen=True, extra="forbid", validate_default=True, allow_inf_nan=False
+        frozen=True,
+        extra="forbid",
+        validate_default=True,
+        allow_inf_nan=False,
+        hide_input_in_errors=True,  # it may be a URI with a password in it
     )
 
     def digest(self) -> str:
@@ -71,7 +90,7 @@ class DatasetConfig(Section):
 class TeacherConfig(Section):
     """Where the teacher's weights come from and how it is fine-tuned."""
 
-    weights: str | None = Field(
+    weights: Uri | None = Field(
         None,
         description="Path or fsspec URI of ResNet-18 weights. Empty: torchvision's IMAGENET1K_V1 "
         "is downloaded. 'random': a seeded random network, for the drawn sample only.",
@@ -197,7 +216,7 @@ class Config(Section):
     teacher: TeacherConfig = TeacherConfig()
     student: StudentConfig = StudentConfig()
     scoring: ScoringConfig = ScoringConfig()
-    store: str = Field("./etstpm-store", description="Folder or fsspec URI of all results.")
+    store: Uri = Field("./etstpm-store", description="Folder or fsspec URI of all results.")
     seed: Annotated[int, Field(ge=0, lt=2**31)] = Field(0, description="Seeds all randomness.")
     device: Annotated[str, Field(pattern=r"^(auto|cpu|mps|cuda(:\d+)?)$")] = Field(
         "auto", description="'auto': CUDA where there is one, else the CPU."

@@ -8,8 +8,10 @@ Raise a stage's version (`etstpm/cards.py`) when its code changes what it puts o
 """
 
 import dataclasses
+import logging
 import tempfile
 import time
+from collections.abc import Callable
 from datetime import UTC, datetime
 from functools import partial
 from pathlib import Path
@@ -18,17 +20,19 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from etstpm.addresses import address_scores, address_student, address_teacher
+from etstpm.addresses import Address, address_scores, address_student, address_teacher
 from etstpm.cards import VERSIONS, commit_network, load_network, make_card
 from etstpm.compute import choose_compute
 from etstpm.config import Config, digest_of
 from etstpm.dataset import GOOD, choose_categories, scan_dataset
 from etstpm.distillation import distil_student, split_train_validation
+from etstpm.errors import DamagedArtifactError
 from etstpm.evaluation import evaluate
 from etstpm.finetuning import finetune_teacher
 from etstpm.gallery import thumbnail_table
 from etstpm.images import resize_mask
-from etstpm.inputs import dataset_root, open_inputs, own_mask, proven_weights
+from etstpm.inputs import Inputs, dataset_root, open_inputs, own_mask, proven_weights
+from etstpm.networks import FeaturePyramid, TeacherWeights
 from etstpm.pictures import draw_hardest
 from etstpm.scoring import (
     UpsampledMaps,
@@ -38,7 +42,7 @@ from etstpm.scoring import (
     score_images,
 )
 from etstpm.settings import settings
-from etstpm.storage import Store
+from etstpm.storage import Store, make_once
 from etstpm.tables import (
     CURVES,
     FINDINGS,
@@ -53,6 +57,11 @@ from etstpm.tables import (
     schema_without,
     write_parquet,
 )
+
+_log = logging.getLogger("etstpm.stages")
+
+PUBLISHED_SCORES = ("image_scores.parquet", "replicates.parquet", "hardest.png")
+"""What a run shows of its scores, whether made in this run or before."""
 
 IMAGE_SCORES_OF_ARTIFACT = schema_without(IMAGE_SCORES, "run_id")
 
@@ -73,7 +82,8 @@ def validate(config: Config, store: Store) -> str:
     )
     findings = dataset.findings.to_pylist()
     key = f"datasets/{digest_of([VERSIONS['dataset'], dataset.digest, findings])}"
-    if store.find(key) is None:
+
+    def make() -> None:
         with tempfile.TemporaryDirectory(prefix="etstpm-") as folder:
             write_parquet(Path(folder) / "manifest.parquet", MANIFEST, [dataset.manifest])
             write_parquet(Path(folder) / "findings.parquet", FINDINGS, [dataset.findings])
@@ -87,7 +97,8 @@ def validate(config: Config, store: Store) -> str:
                     "findings": len(findings),
                 },
             )
-    return key
+
+    return make_once(store, key, make, verified=("manifest.parquet", "findings.parquet"))
 
 
 def categories_of(store: Store, dataset_key: str) -> list[str]:
@@ -108,9 +119,19 @@ def teacher(config: Config, store: Store, dataset_key: str) -> str:
     weights = proven_weights(config)
     categories = categories_of(store, dataset_key)
     address = address_teacher(config, inputs, weights, categories)
+    make = partial(_make_teacher, config, store, address, inputs, weights, categories)
+    return make_once(store, address.key, make, verified=("weights.safetensors",))
+
+
+def _make_teacher(
+    config: Config,
+    store: Store,
+    address: Address,
+    inputs: Inputs,
+    weights: TeacherWeights,
+    categories: list[str],
+) -> None:
     key, identity = address.key, address.identity
-    if store.find(key) is not None:
-        return key
     started, compute = time.monotonic(), choose_compute(config)
     if config.teacher.mode == "imagenet":
         pyramid, history, summary = weights.build(), [], "as its weights file has it"
@@ -126,20 +147,31 @@ def teacher(config: Config, store: Store, dataset_key: str) -> str:
         "summary": summary,
     }
     commit_network(store, key, pyramid, history=history, schema=TEACHER_HISTORY, card=card)
-    return key
 
 
 def student(config: Config, store: Store, dataset_key: str, teacher_key: str, category: str) -> str:
     """Distil one category's student on the frozen teacher; key of its best weights."""
     inputs = open_inputs(config, store, dataset_key)
     address = address_student(config, inputs, teacher_key, category)
+    make = partial(_make_student, config, store, address, dataset_key, teacher_key, category)
+    return make_once(store, address.key, make)
+
+
+def _make_student(
+    config: Config,
+    store: Store,
+    address: Address,
+    dataset_key: str,
+    teacher_key: str,
+    category: str,
+) -> None:
     key, identity = address.key, address.identity
-    if store.find(key) is not None:
-        return key
+    inputs = open_inputs(config, store, dataset_key)
+    key, identity = address.key, address.identity
     started, compute = time.monotonic(), choose_compute(config)
     pixels = inputs.pixels(category, "train", config.dataset.image_size)
     distilled = distil_student(
-        load_network(store, teacher_key),
+        _load_teacher(config, store, dataset_key, teacher_key),
         pixels,
         config.student,
         seed=config.seed,
@@ -162,23 +194,36 @@ def student(config: Config, store: Store, dataset_key: str, teacher_key: str, ca
         schema=STUDENT_HISTORY,
         card=card,
     )
-    return key
 
 
 def scores(config: Config, store: Store, dataset_key: str, student_key: str, category: str) -> str:
     """Score a category's test images; key of their scores, metrics and pictures."""
     inputs = open_inputs(config, store, dataset_key)
+    address = address_scores(config, inputs, student_key, category)
+    make = partial(_make_scores, config, store, address, dataset_key, student_key, category)
+    return make_once(store, address.key, make, verified=PUBLISHED_SCORES)
+
+
+def _make_scores(
+    config: Config,
+    store: Store,
+    address: Address,
+    dataset_key: str,
+    student_key: str,
+    category: str,
+) -> None:
+    key, identity = address.key, address.identity
+    inputs = open_inputs(config, store, dataset_key)
     student_artifact = store.get(student_key)
     rows = inputs.rows(category, "test")
-    address = address_scores(config, inputs, student_key, category)
-    key, identity = address.key, address.identity
-    if store.find(key) is not None:
-        return key
     started, compute = time.monotonic(), choose_compute(config)
     size = config.dataset.image_size
     teacher_key = student_artifact.card["teacher"]
     teacher_digest = store.get(teacher_key).digest
-    networks = load_network(store, teacher_key), load_network(store, student_key)
+    networks = (
+        _load_teacher(config, store, dataset_key, teacher_key),
+        _load_student(config, store, dataset_key, student_key, category),
+    )
 
     good = inputs.pixels(category, "train", size)
     _, held_out = split_train_validation(len(good), config.student.validation_fraction, config.seed)
@@ -250,4 +295,27 @@ def scores(config: Config, store: Store, dataset_key: str, student_key: str, cat
             "metrics": metrics,
         }
         store.commit(key, path, card)
-    return key
+
+
+def _load_teacher(config: Config, store: Store, dataset_key: str, key: str) -> FeaturePyramid:
+    return _load_or_remake(store, key, lambda: teacher(config, store, dataset_key))
+
+
+def _load_student(
+    config: Config, store: Store, dataset_key: str, key: str, category: str
+) -> FeaturePyramid:
+    teacher_key = store.get(key).card["teacher"]
+    return _load_or_remake(
+        store, key, lambda: student(config, store, dataset_key, teacher_key, category)
+    )
+
+
+def _load_or_remake(store: Store, key: str, remake: Callable[[], str]) -> FeaturePyramid:
+    """A network of the store. One that is damaged is discarded, and made anew by its stage."""
+    try:
+        return load_network(store, key)
+    except DamagedArtifactError as error:
+        _log.warning("%s; this is the next run", error)
+        if remake() != key:  # the config given is not the one that it was made with
+            raise
+    return load_network(store, key)

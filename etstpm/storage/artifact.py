@@ -14,7 +14,8 @@ Card = dict[str, Any]
 CARD = "card.json"
 SEAL = "card_sha256"
 KINDS = ("datasets", "teachers", "students", "scores")
-KEY = re.compile(r"(?:(?:datasets|teachers)|(?:students|scores)/[^/]+)/[0-9a-f]{8,64}")
+KEY = re.compile(r"(?:datasets|teachers|(?:students|scores)/[^/]+)/[0-9a-f]{8,64}(?=/|$)")
+"""An artifact's key, alone or at the start of a file's."""
 
 _ATTEMPT = re.compile(r"[0-9a-f]{32}")
 

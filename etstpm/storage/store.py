@@ -101,7 +101,7 @@ class Store(Files):
                         self.discard(artifact)
                     raise DamagedArtifactError(
                         f"store {self.uri}: {artifact.key}/{name} is missing or damaged; the "
-                        "artifact is discarded, run again to make it anew"
+                        "artifact was discarded, the next run makes it anew"
                     )
             yield folder
 
@@ -130,8 +130,8 @@ class Store(Files):
             return unseal(key, content)
         except ValueError as error:
             raise DamagedArtifactError(
-                f"store {self.uri}: {key}/{CARD} {error}; the artifact does not count, run again "
-                "to make it anew"
+                f"store {self.uri}: {key}/{CARD} {error}; the artifact does not count, the next "
+                "run makes it anew"
             ) from None
 
     def _is_sound_file(self, artifact: Artifact, name: str, local: Path) -> bool:

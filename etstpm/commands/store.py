@@ -1,0 +1,97 @@
+"""`etstpm store`: what lies in a store, whether it is sound, and what can go."""
+
+from datetime import timedelta
+from typing import Annotated
+
+import typer
+from rich.console import Console
+
+app = typer.Typer(help="The store: collect what nobody needs, verify the rest.")
+
+Uri = Annotated[str, typer.Argument(help="Folder or fsspec URI, as of make run STORE=.")]
+
+
+@app.command()
+def gc(
+    store: Uri = "./etstpm-store",
+    keep_runs: Annotated[
+        int | None,
+        typer.Option(min=1, help="Keep the artifacts of the newest so many runs; else of all."),
+    ] = None,
+    keep_days: Annotated[
+        float | None,
+        typer.Option(min=0, help="Keep the artifacts of runs published within so many days."),
+    ] = None,
+    min_age_days: Annotated[
+        float, typer.Option(min=0, help="Keep what was written or used within so many days.")
+    ] = 2.0,
+    delete: Annotated[
+        bool, typer.Option("--delete", help="Remove it; without this nothing is changed.")
+    ] = False,
+) -> None:
+    """Print what no kept run refers to and how large it is; remove it with --delete."""
+    from etstpm.storage import Store
+    from etstpm.storage.collection import Keeping, collect, plan_collection
+
+    opened = Store(store)
+    keeping = Keeping(keep_runs, keep_days, timedelta(days=min_age_days))
+    if delete:
+        opened.check_writable()
+    plan = plan_collection(opened, keeping)
+    console = Console(markup=False, emoji=False, highlight=False)  # names of folders are hostile
+    size = 0
+    items = collect(opened, plan, keeping) if delete else iter(plan.garbage)
+    count = 0
+    for item in items:
+        console.print(f"{item.key}  {_readable(item.size)}  {item.reason}", soft_wrap=True)
+        size, count = size + item.size, count + 1
+    runs = f"{len(plan.kept_runs)} runs"
+    if plan.dropped_runs:
+        runs += f" (of {len(plan.dropped_runs)} older ones the tables alone)"
+    console.print(
+        f"{'removed' if delete else 'would remove'} {count} items, {_readable(size)}; "
+        f"keeps {plan.kept} artifacts, {_readable(plan.kept_size)}, of {runs}",
+        soft_wrap=True,
+    )
+    if not delete and count:
+        console.print("nothing was changed: the same with --delete removes them")
+
+
+@app.command()
+def verify(
+    store: Uri = "./etstpm-store",
+    repair: Annotated[
+        bool,
+        typer.Option("--repair", help="Discard damaged artifacts: the next run makes them anew."),
+    ] = False,
+) -> None:
+    """Read every artifact and table again; one line for each damage, and exit code 1."""
+    from etstpm.storage import Store
+    from etstpm.storage.verification import repair as discard
+    from etstpm.storage.verification import verify as look
+
+    opened = Store(store)
+    console = Console(markup=False, emoji=False, highlight=False)
+    count = files = size = damaged = 0
+    for seen in look(opened):
+        count, files, size = count + 1, files + seen.files, size + seen.size
+        for damage in seen.damages:
+            damaged += 1
+            done = " (discarded)" if repair and discard(opened, damage) else ""
+            console.print(f"damaged: {damage.place} {damage.fault}{done}", soft_wrap=True)
+    console.print(
+        f"{count} artifacts and runs, {files} files, {_readable(size)} read: "
+        f"{f'{damaged} damaged' if damaged else 'all as written'}",
+        soft_wrap=True,
+    )
+    if damaged:
+        raise typer.Exit(1)
+
+
+def _readable(size: float) -> str:
+    """Bytes as a person reads them, decimal as disks are sold."""
+    for unit in ("bytes", "kB", "MB", "GB"):
+        if size < 1000:
+            return f"{size:.0f} {unit}" if unit == "bytes" else f"{size:.1f} {unit}"
+        size /= 1000
+    return f"{size:.1f} TB"
