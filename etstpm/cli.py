@@ -7,7 +7,7 @@ import typer
 from rich.console import Console
 
 from etstpm import __version__
-from etstpm.commands import data, results, store
+from etstpm.commands import data, results, runs, store
 from etstpm.errors import EtstpmError
 
 app = typer.Typer(
@@ -18,6 +18,7 @@ app = typer.Typer(
 )
 app.add_typer(data.app, name="data")
 app.add_typer(results.app, name="results")
+app.add_typer(runs.app, name="runs")
 app.add_typer(store.app, name="store")
 
 

@@ -45,6 +45,14 @@ Uri = Annotated[
     AfterValidator(_without_credentials),
     Field(json_schema_extra={"pattern": r"^(?!.*://[^/:@]*:(?!\d+/)[^@]*@)(?!s3a?://[^/@]*@)"}),
 ]
+
+
+def _each_once(levels: tuple[str, ...]) -> tuple[str, ...]:
+    if len(set(levels)) != len(levels):
+        raise ValueError("give each level once")
+    return levels
+
+
 PositiveInt = Annotated[int, Field(ge=1)]
 Fraction = Annotated[float, Field(gt=0.0, lt=1.0)]
 Layers = Annotated[tuple[Annotated[int, Field(ge=1, le=3)], ...], AfterValidator(_distinct)]
@@ -209,6 +217,19 @@ class ScoringConfig(Section):
     )
 
 
+class GateConfig(Section):
+    """When a run becomes the latest. Enters no artifact's address: it judges what is made."""
+
+    levels: Annotated[tuple[Literal["image", "pixel"], ...], AfterValidator(_each_once)] = Field(
+        ("image", "pixel"), description="Levels at which a category's AUROC must not fall."
+    )
+    tolerance: Annotated[float, Field(ge=0.0, le=1.0)] = Field(
+        0.01,
+        description="A fall of AUROC against the last good run counts when it is larger than this, "
+        "and the 95 % bootstrap interval of the paired difference lies below zero.",
+    )
+
+
 class Config(Section):
     """A whole run."""
 
@@ -216,6 +237,7 @@ class Config(Section):
     teacher: TeacherConfig = TeacherConfig()
     student: StudentConfig = StudentConfig()
     scoring: ScoringConfig = ScoringConfig()
+    gate: GateConfig = GateConfig()
     store: Uri = Field("./etstpm-store", description="Folder or fsspec URI of all results.")
     seed: Annotated[int, Field(ge=0, lt=2**31)] = Field(0, description="Seeds all randomness.")
     device: Annotated[str, Field(pattern=r"^(auto|cpu|mps|cuda(:\d+)?)$")] = Field(

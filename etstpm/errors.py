@@ -53,6 +53,10 @@ class TrainingError(EtstpmError):
     """A training diverged or learnt nothing; the category is failed by name, the others go on."""
 
 
+class ResultsError(EtstpmError):
+    """What is asked of the results is not there: a run, a category, a column; or cannot be read."""
+
+
 def reason_of(error: BaseException) -> str:
     """What any exception says, in one line and without secrets."""
     return scrub(next(iter(str(error).splitlines()), type(error).__name__))

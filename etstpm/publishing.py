@@ -1,19 +1,27 @@
-"""A run's tables: each one file, put whole, and `run.json` last."""
+"""A run's tables: each one file, put whole, and `run.json` last; then the gate's verdict counts."""
 
+import hashlib
 import tempfile
 from collections.abc import Iterator, Mapping
+from contextlib import suppress
 from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
 from pathlib import Path
+from typing import Any
 
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from etstpm import __version__
 from etstpm.catalog import ET_STPM_MEAN, STPM_PUBLISHED, Published
 from etstpm.config import Config
+from etstpm.errors import StorageError
+from etstpm.gate import Verdict, judge
+from etstpm.history import fold_past_months
 from etstpm.metric_rows import MEAN, category_rows, mean_of, mean_rows, sum_replicates, value_of
+from etstpm.runs import LATEST_KEY, Record, latest_run, read_run, read_runs, run_key, table_key
 from etstpm.storage import Artifact, Store, file_sha256
-from etstpm.tables import IMAGE_SCORES, METRICS, OFFICIAL, PAPER, SCHEMA_VERSION, write_parquet
+from etstpm.tables import ALL, IMAGE_SCORES, METRICS, OFFICIAL, PAPER, SCHEMA_VERSION, write_parquet
 
 
 @dataclass(frozen=True)
@@ -71,6 +79,8 @@ class Run:
     summary: list[SummaryRow]
     files: dict[str, str]
     """Name of each table to its address."""
+    verdict: Verdict | None
+    """The gate's; None of runs that are older than the gate."""
 
 
 def publish_run(
@@ -83,74 +93,138 @@ def publish_run(
     teacher_key: str,
     outcomes: list[Outcome],
 ) -> Run:
-    """Write both tables and then `runs/<id>/run.json`; equal inputs write equal tables.
+    """Write both tables, then `runs/<id>/run.json`; equal inputs write equal tables.
 
-    A table is one file with a row group a category, put in one piece: a reader who globs sees all
-    of a run's table or nothing of it, on a file system as on S3. Published again under the same
-    run id, the same files are replaced.
+    A table is one file, put in one piece: a reader who globs sees all of a run's table or nothing
+    of it, on a file system as on S3. The run is published when its `run.json` is there. Published
+    again under the same id, a run that is whole and made of the same is left as it is; another
+    loses its `run.json` first, so that no record ever stands beside tables it does not describe.
     """
     artifacts = {
         outcome.category: store.get(outcome.scores_key)
         for outcome in outcomes
         if outcome.scores_key is not None
     }
-    keys = {
-        name: f"tables/{name}/run_id={run_id}/{name}.parquet"
-        for name in ("image_scores", "metrics")
-    }
-    files = {}
-    created_at = datetime.now(UTC)
-    common = {
-        "run_id": run_id,
-        "seed": config.seed,
-        "teacher_digest": teacher_key.rsplit("/", 1)[-1],
-        "dataset_digest": dataset_key.rsplit("/", 1)[-1],
-        "created_at": created_at,
-    }
-    found = [
-        row
-        for outcome in outcomes
-        for row in category_rows(outcome.category, artifacts.get(outcome.category), outcome.failure)
-    ]
-    found += mean_rows(found, sum_replicates(store, artifacts.values()))
-    metrics = [common | row for row in found]
-    with tempfile.TemporaryDirectory(prefix="etstpm-") as folder:
-        paths = {name: Path(folder) / f"{name}.parquet" for name in keys}
-        rows = {
-            "image_scores": write_parquet(
-                paths["image_scores"], IMAGE_SCORES, _score_groups(store, run_id, artifacts)
-            ),
-            "metrics": write_parquet(
-                paths["metrics"], METRICS, [pa.Table.from_pylist(metrics, schema=METRICS)]
-            ),
-        }
-        for name, key in keys.items():
-            store.put_file(paths[name], key)
-            files[name] = {"key": key, "sha256": file_sha256(paths[name]), "rows": rows[name]}
-    is_complete = all(outcome.failure is None for outcome in outcomes)
-    store.write_json(
-        f"runs/{run_id}/run.json",
-        {
-            "run_id": run_id,
-            "schema_version": SCHEMA_VERSION,
-            "status": "complete" if is_complete else "incomplete",
-            "started_at": started_at.isoformat(),
-            "created_at": created_at.isoformat(),
-            "config": config.model_dump(mode="json", exclude={"store"}),
-            "dataset": dataset_key,
-            "teacher": teacher_key,
-            "outcomes": [asdict(outcome) for outcome in outcomes],
-            "files": files,
-        },
+    record = run_record(
+        config,
+        run_id=run_id,
+        started_at=started_at,
+        created_at=datetime.now(UTC),
+        dataset_key=dataset_key,
+        teacher_key=teacher_key,
+        outcomes=outcomes,
     )
-    if is_complete:
-        store.write_json("runs/latest.json", {"run_id": run_id})
+    before = read_runs(store, [run_id]).get(run_id)
+    latest = latest_run(store)
+    if before is not None and _is_whole(store, before, record):
+        # Killed between run.json and latest.json? Nothing else has become the latest since.
+        verdict = Verdict.from_record(before["verdict"])
+        if verdict.has_passed and latest == verdict.baseline:
+            store.write_json(LATEST_KEY, {"run_id": run_id})
+        return load_run(store, run_id)
+
+    if before is not None:
+        latest = before.get("verdict", {}).get("baseline") if latest == run_id else latest
+        store.remove_file(run_key(run_id))
+    baseline = read_runs(store, [latest]).get(latest) if latest is not None else None
+    verdict = judge(store, config.gate, record, baseline)
+    files = _write_tables(store, record, outcomes, artifacts)
+    store.write_json(run_key(run_id), record | {"files": files, "verdict": verdict.to_record()})
+    if verdict.has_passed:
+        store.write_json(LATEST_KEY, {"run_id": run_id})
+    fold_past_months(store, started_at)
     return load_run(store, run_id)
 
 
+def run_record(
+    config: Config,
+    *,
+    run_id: str,
+    started_at: datetime,
+    created_at: datetime,
+    dataset_key: str,
+    teacher_key: str,
+    outcomes: list[Outcome],
+) -> Record:
+    """What `run.json` says of a run, but for its files and the gate's verdict."""
+    is_complete = all(outcome.failure is None for outcome in outcomes)
+    return {
+        "run_id": run_id,
+        "schema_version": SCHEMA_VERSION,
+        "status": "complete" if is_complete else "incomplete",
+        "started_at": started_at.isoformat(),
+        "created_at": created_at.isoformat(),
+        "config": config.model_dump(mode="json", exclude={"store"}),
+        "versions": {"etstpm": __version__},
+        "dataset": dataset_key,
+        "teacher": teacher_key,
+        "outcomes": [asdict(outcome) for outcome in outcomes],
+    }
+
+
+def _is_whole(store: Store, before: Record, record: Record) -> bool:
+    """Whether a run is published of the same, by this version, and its tables are undamaged."""
+    same = record.keys() - {"created_at", "started_at"}
+    if "verdict" not in before or any(before.get(key) != record[key] for key in same):
+        return False
+    hashes = {file["key"]: file["sha256"] for file in before["files"].values()}
+    found = store.read_files(hashes)
+    return all(
+        key in found and hashlib.sha256(found[key]).hexdigest() == sha256
+        for key, sha256 in hashes.items()
+    )
+
+
+def _write_tables(
+    store: Store, record: Record, outcomes: list[Outcome], artifacts: Mapping[str, Artifact]
+) -> dict[str, dict[str, Any]]:
+    """Both tables are made before either is put; if one cannot be put, none is left."""
+    run_id = record["run_id"]
+    groups = {
+        "image_scores": (IMAGE_SCORES, _score_groups(store, run_id, artifacts)),
+        "metrics": (METRICS, _metric_groups(store, record, outcomes, artifacts)),
+    }
+    keys = {name: table_key(name, run_id) for name in groups}
+    files = {}
+    with tempfile.TemporaryDirectory(prefix="etstpm-") as folder:
+        paths = {name: Path(folder) / f"{name}.parquet" for name in groups}
+        for name, (schema, tables) in groups.items():
+            rows = write_parquet(paths[name], schema, tables)
+            files[name] = {"key": keys[name], "sha256": file_sha256(paths[name]), "rows": rows}
+        try:
+            for name, key in keys.items():
+                store.put_file(paths[name], key)
+        except BaseException:
+            for key in keys.values():
+                with suppress(StorageError):
+                    store.remove_file(key)
+            raise
+    return files
+
+
+def _metric_groups(
+    store: Store, record: Record, outcomes: list[Outcome], artifacts: Mapping[str, Artifact]
+) -> Iterator[pa.Table]:
+    """A table a category, and last their means."""
+    common = {
+        "run_id": record["run_id"],
+        "seed": record["config"]["seed"],
+        "teacher_digest": record["teacher"].rsplit("/", 1)[-1],
+        "dataset_digest": record["dataset"].rsplit("/", 1)[-1],
+        "created_at": datetime.fromisoformat(record["created_at"]),
+    }
+    of_all = []
+    for outcome in outcomes:
+        rows = category_rows(outcome.category, artifacts.get(outcome.category), outcome.failure)
+        of_all += [row for row in rows if row["defect_type"] == ALL]
+        yield pa.Table.from_pylist([common | row for row in rows], schema=METRICS)
+    means = mean_rows(of_all, sum_replicates(store, artifacts.values()))
+    yield pa.Table.from_pylist([common | row for row in means], schema=METRICS)
+
+
 def load_run(store: Store, run_id: str) -> Run:
-    """A published run, from its `run.json`. Raises `StorageError` if there is none."""
-    record = store.read_json(f"runs/{run_id}/run.json")
+    """A published run, from its `run.json`. Raises `ResultsError` if there is none."""
+    record = read_run(store, run_id)
     outcomes = [Outcome(**outcome) for outcome in record["outcomes"]]
     artifacts = {
         outcome.category: store.get(outcome.scores_key)
@@ -165,6 +239,7 @@ def load_run(store: Store, run_id: str) -> Run:
         record["teacher"],
         _summarise(store, outcomes, artifacts, started_at),
         {name: store.display(file["key"]) for name, file in record["files"].items()},
+        Verdict.from_record(record["verdict"]) if "verdict" in record else None,
     )
 
 
