@@ -13,7 +13,7 @@ import hashlib
 import tempfile
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
@@ -95,9 +95,17 @@ def rebuild_history(store: Store) -> tuple[list[str], list[str]]:
 
 
 def fold_past_months(store: Store, started_at: datetime) -> None:
-    """What a publication does last; a fault here concerns no run and waits for the next night."""
+    """What a publication does last: once a month it lists the runs and folds the months before.
+
+    A fault here concerns no run, and waits for the next night.
+    """
+    last_month = month_of(started_at.replace(day=1) - timedelta(days=1))
     try:
-        fold_history(store, before=month_of(started_at))
+        if store.read_if_there(f"{FOLDER}/{last_month}.parquet") is None:
+            fold_history(store, before=month_of(started_at))
+            # Where it has no run, too: the next night need not list them again.
+            if store.read_if_there(f"{FOLDER}/{last_month}.parquet") is None:
+                _write_month(store, last_month, [])
     except EtstpmError:
         return
 
