@@ -18,7 +18,7 @@ import time
 from pathlib import Path
 
 ROOT = Path(__file__).parents[1]
-SETTINGS = ("dataset.image_size=64", "student.epochs=4", "teacher.weights=formula")
+SETTINGS = ("dataset.image_size=64", "student.epochs=4", "teacher.weights=random")
 STAGES = """
 import sys
 from etstpm import stages
