@@ -26,6 +26,7 @@ from etstpm.stages import categories_of
 from etstpm.storage import Store
 from flows.faults import log_faults_in_one_line
 from tasks.dataset import validate
+from tasks.gate import announce_verdict
 from tasks.publish import publish
 from tasks.student import distil_student, score_category
 from tasks.teacher import prepare_teacher
@@ -44,10 +45,12 @@ def etstpm(config: Config) -> State:
         for category in categories_of(Store(config.store), dataset)
     ]
     run_id = publish(config, new_run_id(), started_at, dataset, teacher, outcomes)
+    kept_back = announce_verdict(config, run_id)
     failed = [f"{o.category} ({o.failure})" for o in outcomes if o.failure is not None]
     if failed:
         return Failed(message=f"run {run_id} is incomplete: {'; '.join(failed)}", data=run_id)
-    return Completed(message=f"run {run_id} is complete", data=run_id)
+    standing = f", but not the latest: {kept_back}" if kept_back else ""
+    return Completed(message=f"run {run_id} is complete{standing}", data=run_id)
 
 
 def train_and_score(config: Config, dataset: str, teacher: str, category: str) -> Outcome:
