@@ -1,10 +1,11 @@
-"""etstpm beside its peers, in turn on the same images (bottle), weights and cores.
+"""etstpm beside its peers, in turn on the same images, weights and cores.
 
     make bench DATASET=MVTEC_ROOT WEIGHTS=WEIGHTS.pth
 
-Each with its own defaults: batches of 32 there, of 4 here. Scoring goes from PNG files to maps and
-scores. Prints medians and ratios, then the fixed costs, and writes every run to
-bench/results/compare.parquet.
+Each with its own defaults: batches of 32 there, of 4 here. Every result is kept in
+bench/results/compare.parquet as it comes. A group is measured anew as a whole, so that a ratio's
+two sides are of one hour: `--only student` leaves the others as they are, `--only nothing` prints.
+Prints medians, ratios, limits, and whether what was asked is reached.
 """
 
 import argparse
@@ -13,6 +14,7 @@ import os
 import subprocess
 import sys
 import tempfile
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -21,94 +23,130 @@ import pyarrow.parquet as pq
 from rich.console import Console
 from rich.table import Table
 
-from bench.cases import CASES, Runs, median_of
+from bench.cases import CASES, Case, Figure, Runs
 
 HERE = Path(__file__).parent
+RESULTS = HERE / "results" / "compare.parquet"
 STEPS_AN_EPOCH = 7  # of 32 images, over bottle's 209
-FIXED_COSTS = {
-    "import etstpm": (("fixed", "seconds", "import"), 0.3),
-    "etstpm --help": (("fixed", "seconds", "help"), 0.4),
-    "Prefect around a run of three categories": (("fixed", "seconds", "overhead"), None),
-}
-"""Where each stands in seconds, and the most that was asked for."""
+
+Command = list[str]
 
 
 def main() -> None:
-    """Alternate the systems, then print medians and ratios."""
+    """Measure the groups, `--runs` times in turn; then print the table."""
     arguments = parse_arguments()
+    results = read_results()
     with tempfile.TemporaryDirectory() as folder:
-        runs = run_all(arguments, Path(folder) / "maps.npz")
-    write_results(runs)
-    print_tables(runs)
+        for name, commands in groups(arguments, Path(folder) / "maps.npz").items():
+            if name not in arguments.only:
+                continue
+            results |= {system: [] for system in commands}
+            # A whole run, and the peer's curve, take minutes: once.
+            once = name in {"run", "quality"}
+            for repetition in range(1 if once else arguments.runs):
+                for system, command in commands.items():
+                    results[system].append(measure(command))
+                    write_results(results)
+                    sys.stderr.write(f"{name}, run {repetition + 1}: {system} done\n")
+    print_table(results)
 
 
-def run_all(arguments: argparse.Namespace, maps: Path) -> Runs:
-    """Every system's results, as many as `--runs` of each."""
-    own, peer = [sys.executable], [str(arguments.peer_python)]
+def groups(arguments: argparse.Namespace, maps: Path) -> Mapping[str, Mapping[str, Command]]:
+    """Each group's systems, and the command that measures each."""
+    own, peer = [sys.executable, "-m"], [str(arguments.peer_python)]
     images = ["--dataset", str(arguments.dataset), "--weights", str(arguments.weights)]
     steps = ["--steps", str(STEPS_AN_EPOCH * 2), "--num-workers", str(arguments.num_workers)]
-    commands = {
-        "anomalib": [*peer, str(HERE / "peer_anomalib.py"), "train", *images, *steps],
-        "etstpm": [*own, str(HERE / "own.py"), *images],
-        "metrics": [*own, str(HERE / "metrics_speed.py"), "--maps", str(maps)],
-        "anomalib AUPRO": [*peer, str(HERE / "peer_anomalib.py"), "aupro", "--maps", str(maps)],
-        "fixed": [*own, str(HERE / "fixed_costs.py"), "--runs", "3"],
+    peer_script = str(HERE / "peer_anomalib.py")
+    return {
+        "student": {
+            "anomalib": [*peer, peer_script, "train", *images, *steps],
+            "etstpm": [*own, "bench.own", *images],
+        },
+        "metrics": {
+            "metrics": [*own, "bench.metrics_speed", "--maps", str(maps)],
+            "peer metrics": [*peer, peer_script, "metrics", "--maps", str(maps)],
+        },
+        "memory": {"memory": [*own, "bench.metrics_memory", "--images", "160"]},
+        "fixed": {"fixed": [*own, "bench.fixed_costs", "--runs", "3"]},
+        "quality": {"quality": [*own, "bench.time_to_quality", *images]},
+        "run": {"run": [*own, "bench.bottle_run", *images]},
     }
-    runs: dict[str, list[dict[str, Any]]] = {name: [] for name in commands}
-    for repetition in range(arguments.runs):
-        for name, command in commands.items():
-            runs[name].append(measure(command))
-            sys.stderr.write(f"run {repetition + 1} of {arguments.runs}: {name} done\n")
-    return runs
 
 
-def measure(command: list[str]) -> dict[str, Any]:
+def measure(command: Command) -> dict[str, Any]:
     """One run's JSON."""
     with tempfile.TemporaryDirectory() as folder:
         output = Path(folder) / "result.json"
-        environment = os.environ | {"PYTHONPATH": str(HERE.parent)}
-        subprocess.run(
+        done = subprocess.run(
             [*command, "--output", str(output)],
-            check=True,
-            env=environment,
-            stdout=subprocess.DEVNULL,
-            stderr=subprocess.DEVNULL,
+            check=False,
+            cwd=HERE.parent,
+            env=os.environ | {"PYTHONPATH": str(HERE.parent)},
+            capture_output=True,
+            text=True,
         )
+        if done.returncode:
+            sys.exit(f"{' '.join(command)} ended with {done.returncode}:\n{done.stderr[-2000:]}")
         result: dict[str, Any] = json.loads(output.read_text())
     return result
 
 
-def print_tables(runs: Runs) -> None:
-    """Each case beside its peer, and the fixed costs; then where it ran."""
-    console = Console()
-    cases = Table("case", "unit", "peer", "theirs", "etstpm", "ratio", "asked", "limit")
+def print_table(runs: Runs) -> None:
+    """Each case beside its peer and its limit; then where it ran."""
+    console = Console(width=max(160, Console().width))
+    columns = "case", "unit", "peer", "theirs", "etstpm", "ratio", "limit", "of limit", "asked"
+    table = Table(*columns, "reached")
     for case in CASES:
-        figures = [median_of(runs, where) for where in (case.peer, case.own)]
-        limit = f"{median_of(runs, case.limit):.1f}" if case.limit else "-"
-        cases.add_row(
-            *(case.name, case.unit, case.peer_name),
-            *(f"{figure:.1f}" for figure in figures),
-            *(f"{case.ratio(runs):.2f}", f"{case.must:g}", limit),
-        )
-    console.print(cases)
-    fixed = Table("fixed cost", "seconds", "asked")
-    for name, (where, most) in FIXED_COSTS.items():
-        fixed.add_row(name, f"{median_of(runs, where):.2f}", f"{most}" if most else "-")
-    console.print(fixed)
-    compute = runs["etstpm"][0]["compute"]
-    console.print(f"{compute['device_name']}, {compute['precision']}, {os.cpu_count()} cores")
+        table.add_row(*cells(case, runs))
+    console.print(table)
+    if runs.get("etstpm"):
+        compute = runs["etstpm"][0]["compute"]
+        console.print(f"{compute['device_name']}, {compute['precision']}, {os.cpu_count()} cores")
 
 
-def write_results(runs: Runs) -> None:
-    """Every run's JSON, one row each."""
+def cells(case: Case, runs: Runs) -> list[str]:
+    """The row's cells; a dash where nothing is to be said, "?" where nothing was measured."""
+
+    def number(figure: Figure | None, form: str = ".3g") -> str:
+        if figure is None:
+            return "-"
+        try:
+            return format(figure(runs), form)
+        except KeyError:
+            return "?"
+
+    def ratio(other: Figure | None, form: str) -> str:
+        return "-" if other is None else number(lambda runs: case.ratio(runs, other), form)
+
+    limit = f"{number(case.limit)} ({case.limit_name})" if case.limit else "-"
+    try:
+        reached = {True: "yes", False: "not reached", None: "-"}[case.is_reached(runs)]
+    except KeyError:
+        reached = "not measured"
+    return [
+        *(case.name, case.unit, case.peer_name or "-", number(case.peer), number(case.own)),
+        *(ratio(case.peer, ".2f"), limit, ratio(case.limit, ".0%"), case.asked(), reached),
+    ]
+
+
+def read_results() -> dict[str, list[dict[str, Any]]]:
+    """What was measured before, by system."""
+    results: dict[str, list[dict[str, Any]]] = {}
+    if RESULTS.exists():
+        for row in pq.read_table(RESULTS).to_pylist():
+            results.setdefault(row["system"], []).append(json.loads(row["result"]))
+    return results
+
+
+def write_results(results: Mapping[str, Sequence[Mapping[str, Any]]]) -> None:
+    """Every run's JSON, one row each, and the table's rows beside them."""
     rows = [
         {"system": name, "repetition": number, "result": json.dumps(result)}
-        for name, results in runs.items()
-        for number, result in enumerate(results)
+        for name, found in results.items()
+        for number, result in enumerate(found)
     ]
-    path = HERE / "results" / "compare.parquet"
-    path.parent.mkdir(exist_ok=True)
-    pq.write_table(pa.Table.from_pylist(rows), path)
+    RESULTS.parent.mkdir(exist_ok=True)
+    pq.write_table(pa.Table.from_pylist(rows), RESULTS)
 
 
 def parse_arguments() -> argparse.Namespace:
@@ -118,7 +156,14 @@ def parse_arguments() -> argparse.Namespace:
     parser.add_argument("--weights", type=Path, required=True, help="ResNet-18 state dict")
     parser.add_argument("--peer-python", type=Path, required=True, help="of the peer's environment")
     parser.add_argument("--num-workers", type=int, default=0, help="of the peer's data loader")
-    parser.add_argument("--runs", type=int, default=2, help="of each")
+    parser.add_argument("--runs", type=int, default=3, help="of each")
+    parser.add_argument(
+        "--only",
+        nargs="+",
+        choices=("student", "metrics", "memory", "fixed", "quality", "run", "nothing"),
+        default=["student", "metrics", "memory", "fixed", "quality", "run"],
+        help="groups to measure; the others' results stay as they are",
+    )
     return parser.parse_args()
 
 

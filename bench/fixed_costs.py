@@ -1,10 +1,11 @@
 """What is paid before and around the work: imports, help, Prefect.
 
-    python bench/fixed_costs.py --output result.json [--runs 5]
+    python -m bench.fixed_costs --output result.json [--runs 5]
 
 `overhead` is a run of the drawn sample whose every stage is reused, by the command that `make run`
 calls, less the same stages called one after another in a plain process: what Prefect's server, its
-client and its tasks cost a run.
+client and its tasks cost a run. `server` is the embedded server from its start to its first answer,
+`task` what a flow takes longer with one more task that does nothing.
 """
 
 import argparse
@@ -32,6 +33,33 @@ for category in stages.categories_of(store, dataset):
     student = stages.student(config, store, dataset, teacher, category)
     stages.scores(config, store, dataset, student, category)
 """
+PREFECT = """
+import sys, time
+started = time.perf_counter()
+from flows.embedded import begin, connected
+server = begin()
+from prefect import flow, task
+from prefect.cache_policies import NO_CACHE
+
+@task(cache_policy=NO_CACHE)
+def nothing():
+    pass
+
+@flow
+def tasks(count):
+    for _ in range(count):
+        nothing()
+
+seconds = {}
+with connected(server):
+    seconds["server"] = time.perf_counter() - started
+    tasks(1)
+    for count in (1, 41):
+        began = time.perf_counter()
+        tasks(count)
+        seconds[count] = time.perf_counter() - began
+print(seconds["server"], (seconds[41] - seconds[1]) / 40)
+"""
 
 
 def main() -> None:
@@ -48,6 +76,7 @@ def main() -> None:
             "import": [python, "-c", "import etstpm"],
             "help": [python, "-c", "from etstpm.cli import main; main()", "--help"],
             "torch": [python, "-c", "import torch"],
+            "typer": [python, "-c", "import typer"],
             "stages": [python, "-c", STAGES, store, *SETTINGS],
             "flow": flow,
         }
@@ -58,10 +87,26 @@ def main() -> None:
         for _ in range(arguments.runs):
             for name, command in commands.items():
                 seconds[name].append(seconds_of(command, environment))
+            for name, value in prefects_own(python, environment).items():
+                seconds.setdefault(name, []).append(value)
     medians = {name: statistics.median(values) for name, values in seconds.items()}
     medians["overhead"] = medians["flow"] - medians["stages"]
     result = {"load_at_start": load_at_start, "seconds": medians, "all": seconds}
     arguments.output.write_text(json.dumps(result, indent=1) + "\n")
+
+
+def prefects_own(python: str, environment: dict[str, str]) -> dict[str, float]:
+    """Seconds until the embedded server answers, and of one task that does nothing."""
+    done = subprocess.run(
+        [python, "-c", PREFECT],
+        check=True,
+        cwd=ROOT,
+        env=environment,
+        capture_output=True,
+        text=True,
+    )
+    server, task = (float(word) for word in done.stdout.split()[-2:])
+    return {"server": server, "task": task}
 
 
 def seconds_of(command: list[str], environment: dict[str, str]) -> float:
