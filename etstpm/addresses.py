@@ -13,6 +13,7 @@ from etstpm.config import Config, digest_of
 from etstpm.inputs import Inputs, open_inputs, proven_weights
 from etstpm.networks import TeacherWeights
 from etstpm.storage import Store
+from etstpm.warm_start import Start, find_start
 
 
 @dataclass(frozen=True)
@@ -63,18 +64,22 @@ def address_teacher(
     return Address("teachers", identity)
 
 
-def address_student(config: Config, inputs: Inputs, teacher_key: str, category: str) -> Address:
-    """Of one category's student on this teacher."""
-    return Address(
-        f"students/{category}",
-        {
-            "version": VERSIONS["student"],
-            "teacher": digest_in(teacher_key),
-            "images": inputs.digest(category, "train"),
-            "config": config.student.model_dump(),
-            **_numerics(config),
-        },
-    )
+def address_student(
+    config: Config, store: Store, inputs: Inputs, teacher_key: str, category: str
+) -> tuple[Address, Start | None]:
+    """Of one category's student on this teacher, and the earlier student that it begins from."""
+    identity = {
+        "version": VERSIONS["student"],
+        "teacher": digest_in(teacher_key),
+        "images": inputs.digest(category, "train"),
+        "config": config.student.identity(),
+        **_numerics(config),
+    }
+    images = [row["image_sha256"] for row in inputs.rows(category, "train")]
+    start = find_start(config, store, category, identity, images)
+    if start is not None:
+        identity["start"] = start.identity
+    return Address(f"students/{category}", identity), start
 
 
 def address_scores(config: Config, inputs: Inputs, student_key: str, category: str) -> Address:
@@ -107,7 +112,7 @@ def find_scores(
     inputs = open_inputs(config, store, dataset_key)
     found = {}
     for category in categories:
-        student = address_student(config, inputs, teacher_key, category)
+        student, _ = address_student(config, store, inputs, teacher_key, category)
         scores = address_scores(config, inputs, student.key, category)
         is_made = store.find(scores.key) is not None and store.find(student.key) is not None
         found[category] = Made(student.digest, scores.key if is_made else None)

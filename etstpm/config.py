@@ -8,7 +8,7 @@ import hashlib
 import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Annotated, Literal, Self
+from typing import Annotated, Any, Literal, Self
 
 from pydantic import (
     AfterValidator,
@@ -178,6 +178,22 @@ class StudentConfig(Section):
     validation_fraction: Fraction = Field(
         0.1, description="Share of train/good held out: chooses the epoch, sets the threshold."
     )
+    patience: PositiveInt | None = Field(
+        None,
+        description="Epochs in a row that lower the held-out images' mean map by less than 5 % "
+        "after which training ends; under 'one-cycle' counted from where the learning rate has "
+        "fallen below a fifth of its highest. Empty: all epochs.",
+    )
+    warm_start: Annotated[str, Field(pattern=r"^[A-Za-z0-9][\w.-]*$")] | None = Field(
+        None,
+        description="A run's id, or 'latest': where a category's images are that run's and new "
+        "ones, its student begins from that run's instead of from random weights.",
+    )
+    warm_epochs: PositiveInt = Field(4, description="Epochs of a student that begins so.")
+
+    def identity(self) -> dict[str, Any]:
+        """What a student depends on, whatever it begins from."""
+        return self.model_dump(exclude={"warm_start", "warm_epochs"}, exclude_none=True)
 
 
 class ScoringConfig(Section):

@@ -2,7 +2,7 @@
 
 import dataclasses
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -29,6 +29,10 @@ CONSTANT = 0.01
 """A student whose features vary by less than this share of its teacher's is constant."""
 NORM_FLOOR = 1e-12
 """Of a location's features, as in `torch.nn.functional.normalize`."""
+LEAST_GAIN = 0.05
+"""Share by which `student.patience` epochs must lower the held-out map."""
+SETTLED = 0.2
+"""Share of its peak below which one-cycle's learning rate lets the held-out map be judged."""
 SECOND_ATTEMPT = 2**32
 """Added to a run's seed, which is smaller, for a training that begins again."""
 
@@ -53,6 +57,16 @@ class DistilledStudent:
     best_epoch: int
     retried: str | None = None
     """Why a first training was thrown away, if one was."""
+
+
+@dataclass(frozen=True)
+class WarmStart:
+    """A trained student to begin from, for so many epochs, and which images may train it now."""
+
+    pyramid: FeaturePyramid
+    epochs: int
+    split: tuple[Indices, Indices]
+    """Rows that train and rows held out: none of the latter has trained the pyramid."""
 
 
 def matching_loss(teacher: Pyramid, student: Pyramid, kind: str = "l2") -> Tensor:
@@ -93,8 +107,13 @@ def split_train_validation(count: int, fraction: float, seed: int) -> tuple[Indi
     Depends on its arguments alone, so that scoring finds the held-out images again.
     """
     order = np.random.default_rng(seed).permutation(count)
-    held_out = min(max(1, round(count * fraction)), count - 1)
+    held_out = count_held_out(count, fraction)
     return np.sort(order[held_out:]), np.sort(order[:held_out])
+
+
+def count_held_out(count: int, fraction: float) -> int:
+    """How many of `count` good images are held out: one at least, and not all."""
+    return min(max(1, round(count * fraction)), count - 1)
 
 
 class TeacherFeatures:
@@ -156,6 +175,7 @@ def distil_student(
     seed: int,
     compute: Compute,
     name: str,
+    start: WarmStart | None = None,
 ) -> DistilledStudent:
     """Distil a student of one category on its frozen teacher, from good images alone.
 
@@ -163,11 +183,14 @@ def distil_student(
     images is kept (Wang et al. 2021, section 4). A training that collapses is begun once more, from
     other first weights and in another order. Raises `TrainingError` if that collapses too: if the
     loss becomes NaN or infinite, or does not fall, or the student answers every image alike.
+    `start`: an earlier student to begin from; should that collapse, random weights are next.
     """
     split = split_train_validation(len(pixels), config.validation_fraction, seed)
+    if start is not None:
+        split = start.split
     features = TeacherFeatures(teacher.to(compute.device), pixels, compute)
     try:
-        return _train(features, split, config, seed=seed, compute=compute, name=name)
+        return _train(features, split, config, seed=seed, compute=compute, name=name, start=start)
     except TrainingError as collapse:
         second = seed + SECOND_ATTEMPT
         distilled = _train(features, split, config, seed=second, compute=compute, name=name)
@@ -182,18 +205,24 @@ def _train(
     seed: int,
     compute: Compute,
     name: str,
+    start: WarmStart | None = None,
 ) -> DistilledStudent:
     training, held_out = split
     rng = np.random.default_rng([seed, 1])
-    student = random_pyramid(seed).to(memory_format=torch.channels_last).to(compute.device)
-    steps = config.epochs * -(-len(training) // config.batch_size)
+    student = random_pyramid(seed)
+    epochs = config.epochs
+    if start is not None:
+        student.load_state_dict(start.pyramid.state_dict())
+        epochs = start.epochs
+    student.to(memory_format=torch.channels_last).to(compute.device)
+    steps = epochs * -(-len(training) // config.batch_size)
     optimisers = make_optimisers(student, config, steps, compute.precision)
 
     history: list[EpochRecord] = []
     best: dict[str, Tensor] = {}
     first_loss = float("nan")
-    with Bar(f"{name}: student", config.epochs * len(training)) as bar:
-        for epoch in range(1, config.epochs + 1):
+    with Bar(f"{name}: student", epochs * len(training)) as bar:
+        for epoch in range(1, epochs + 1):
             started = time.perf_counter()
             student.train()
             learning_rate = optimisers[0][0].param_groups[0]["lr"]
@@ -229,8 +258,10 @@ def _train(
                 best = {key: value.clone() for key, value in student.state_dict().items()}
             history.append(record)
             bar.show(loss=record.loss, validation=record.validation_map)
+            if has_levelled_off(history, config):
+                break
 
-    if history[-1].loss > FALL_REQUIRED * first_loss:
+    if start is None and history[-1].loss > FALL_REQUIRED * first_loss:
         raise TrainingError(
             f"{name}: the student's loss did not fall ({first_loss:.3g} in the first step, "
             f"{history[-1].loss:.3g} in the last epoch); lower student.learning_rate (now "
@@ -245,6 +276,21 @@ def _train(
         )
     best_epoch = min(history, key=lambda record: record.validation_map).epoch
     return DistilledStudent(student, history, best_epoch)
+
+
+def has_levelled_off(history: Sequence[EpochRecord], config: StudentConfig) -> bool:
+    """Whether `patience` epochs have brought next to nothing and more would not either.
+
+    While one-cycle's learning rate is high, the held-out map tells nothing of where it will end.
+    """
+    if config.patience is None or len(history) <= config.patience:
+        return False
+    before, last = history[: -config.patience], history[-config.patience :]
+    rate = max(record.learning_rate for record in last)
+    if config.schedule == "one-cycle" and rate > SETTLED * config.learning_rate:
+        return False
+    lowest = min(record.validation_map for record in before)
+    return min(record.validation_map for record in last) > (1 - LEAST_GAIN) * lowest
 
 
 def answers_alike(

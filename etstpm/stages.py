@@ -25,7 +25,7 @@ from etstpm.cards import VERSIONS, commit_network, load_network, make_card
 from etstpm.compute import choose_compute
 from etstpm.config import Config, digest_of
 from etstpm.dataset import GOOD, choose_categories, scan_dataset
-from etstpm.distillation import distil_student, split_train_validation
+from etstpm.distillation import WarmStart, distil_student
 from etstpm.errors import DamagedArtifactError
 from etstpm.evaluation import evaluate
 from etstpm.finetuning import finetune_teacher
@@ -57,6 +57,7 @@ from etstpm.tables import (
     schema_without,
     write_parquet,
 )
+from etstpm.warm_start import Start, split_of
 
 _log = logging.getLogger("etstpm.stages")
 
@@ -152,8 +153,8 @@ def _make_teacher(
 def student(config: Config, store: Store, dataset_key: str, teacher_key: str, category: str) -> str:
     """Distil one category's student on the frozen teacher; key of its best weights."""
     inputs = open_inputs(config, store, dataset_key)
-    address = address_student(config, inputs, teacher_key, category)
-    make = partial(_make_student, config, store, address, dataset_key, teacher_key, category)
+    address, start = address_student(config, store, inputs, teacher_key, category)
+    make = partial(_make_student, config, store, address, start, dataset_key, teacher_key, category)
     return make_once(store, address.key, make)
 
 
@@ -161,13 +162,13 @@ def _make_student(
     config: Config,
     store: Store,
     address: Address,
+    start: Start | None,
     dataset_key: str,
     teacher_key: str,
     category: str,
 ) -> None:
     key, identity = address.key, address.identity
     inputs = open_inputs(config, store, dataset_key)
-    key, identity = address.key, address.identity
     started, compute = time.monotonic(), choose_compute(config)
     pixels = inputs.pixels(category, "train", config.dataset.image_size)
     distilled = distil_student(
@@ -177,6 +178,9 @@ def _make_student(
         seed=config.seed,
         compute=compute,
         name=category,
+        start=None
+        if start is None
+        else WarmStart(load_network(store, start.key), start.epochs, start.split(len(pixels))),
     )
     best = distilled.history[distilled.best_epoch - 1]
     card = make_card("student", config, identity, compute, started) | {
@@ -185,6 +189,7 @@ def _make_student(
         "train_images": len(pixels),
         "metrics": dataclasses.asdict(best),
         "retried": distilled.retried,
+        "start": None if start is None else dataclasses.asdict(start),
     }
     commit_network(
         store,
@@ -226,7 +231,7 @@ def _make_scores(
     )
 
     good = inputs.pixels(category, "train", size)
-    _, held_out = split_train_validation(len(good), config.student.validation_fraction, config.seed)
+    _, held_out = split_of(student_artifact.card, len(good), config)
     calibration = calibrate(
         *networks, good[held_out], config.scoring, compute=compute, name=category
     )

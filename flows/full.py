@@ -24,6 +24,7 @@ from etstpm.errors import reason_of
 from etstpm.publishing import Outcome
 from etstpm.stages import categories_of
 from etstpm.storage import Store
+from etstpm.warm_start import pin_run
 from flows.faults import log_faults_in_one_line
 from tasks.dataset import validate
 from tasks.gate import announce_verdict
@@ -38,6 +39,7 @@ log_faults_in_one_line()
 def etstpm(config: Config) -> State:
     """From a folder of images to published tables; ends failed if a category has failed."""
     started_at = datetime.now(UTC)
+    config = pin_run(config, Store(config.store))
     dataset = validate(config)
     teacher = prepare_teacher(config, dataset)
     outcomes = [

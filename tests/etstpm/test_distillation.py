@@ -1,6 +1,6 @@
 """The matching loss against loops, the split's properties, the student's loop on tiny images."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 
 import numpy as np
 import pytest
@@ -13,10 +13,13 @@ from etstpm.config import StudentConfig
 from etstpm.distillation import (
     SECOND_ATTEMPT,
     DistilledStudent,
+    EpochRecord,
     TeacherFeatures,
+    WarmStart,
     answers_alike,
     distance_maps,
     distil_student,
+    has_levelled_off,
     matching_loss,
     split_train_validation,
     validate,
@@ -341,3 +344,70 @@ def test_a_student_that_answers_everything_alike_has_collapsed(teacher: FeatureP
         constant.layer3[1].bn2.bias.fill_(100.0)  # drowns what the shortcut brings
     assert answers_alike(constant, features, images, CPU)
     assert not answers_alike(healthy, features, images, CPU)
+
+
+def history_of(values: Sequence[float], rates: Sequence[float]) -> list[EpochRecord]:
+    return [
+        EpochRecord(epoch, 1.0, value, rate, 1.0)
+        for epoch, (value, rate) in enumerate(zip(values, rates, strict=True), 1)
+    ]
+
+
+def stops_after(config: StudentConfig, values: Sequence[float], rates: Sequence[float]) -> int:
+    """The epoch after which training ends."""
+    for count in range(1, len(values)):
+        if has_levelled_off(history_of(values[:count], rates[:count]), config):
+            return count
+    return len(values)
+
+
+def test_patience_waits_for_the_learning_rate_to_fall() -> None:
+    rates = [0.001, 0.01, 0.02, 0.018, 0.012, 0.006, 0.003, 0.001]
+    stalls_high = [1.0, 0.5, 0.5, 0.5, 0.3, 0.2, 0.1, 0.099]
+    one_cycle = StudentConfig(patience=1, learning_rate=0.02)
+    assert stops_after(one_cycle, stalls_high, rates) == 8
+    assert stops_after(one_cycle, [1.0, 0.5, 0.4, 0.3, 0.2, 0.1, 0.097, 0.09], rates) == 7
+    assert stops_after(StudentConfig(learning_rate=0.02), stalls_high, rates) == 8, "off"
+
+
+def test_patience_counts_epochs_in_a_row_under_a_constant_rate() -> None:
+    config = StudentConfig(patience=2, schedule="constant", learning_rate=0.4)
+    values = [1.0, 0.5, 0.6, 0.4, 0.5, 0.39, 0.2, 0.1]
+    assert stops_after(config, values, [0.4] * 8) == 6
+
+
+def test_training_ends_where_the_held_out_map_has_levelled_off(teacher: FeaturePyramid) -> None:
+    config = StudentConfig(
+        epochs=20, batch_size=1, optimiser="adamw", learning_rate=0.02, schedule="constant"
+    )
+    images = draw_images(0)[:, :32, :32].copy()
+    patient = config.model_copy(update={"patience": 1})
+    short = distil_student(teacher, images, patient, seed=0, compute=CPU, name="bottle")
+    assert len(short.history) < 20
+    assert has_levelled_off(short.history, patient)
+    assert not has_levelled_off(short.history[:-1], patient)
+
+
+def test_a_warm_start_begins_where_the_earlier_student_ended(teacher: FeaturePyramid) -> None:
+    images = draw_images(0)
+    cold = distil_student(teacher, images, SHORT, seed=0, compute=CPU, name="bottle")
+    split = split_train_validation(len(images), SHORT.validation_fraction, 0)
+    start = WarmStart(cold.pyramid, 1, split)
+    before = state_of(cold.pyramid)
+    warm = distil_student(teacher, images, SHORT, seed=0, compute=CPU, name="bottle", start=start)
+    assert len(warm.history) == 1
+    assert warm.history[0].loss < cold.history[0].loss
+    assert are_equal(state_of(cold.pyramid), before), "the earlier student is left as it was"
+
+
+def test_a_warm_start_that_collapses_begins_from_random_weights(teacher: FeaturePyramid) -> None:
+    broken = random_pyramid(0)
+    with torch.no_grad():
+        broken.conv1.weight.fill_(float("nan"))
+    images = draw_images(0)
+    start = WarmStart(broken, 1, split_train_validation(len(images), 0.1, 0))
+    distilled = distil_student(
+        teacher, images, SHORT, seed=0, compute=CPU, name="bottle", start=start
+    )
+    assert distilled.retried is not None
+    assert len(distilled.history) == SHORT.epochs
