@@ -144,6 +144,7 @@ def test_what_the_earlier_student_has_seen_is_never_held_out(nights: Nights) -> 
 
 
 def test_an_unknown_run_is_one_clear_line(nights: Nights) -> None:
+    nights.store.write_json(f"runs/{FIRST}/run.json", {"run_id": FIRST})
     with pytest.raises(ResultsError, match=r"store .*: no run 'no-such'"):
         nights.run(FIRST, warm_start="no-such")
     with pytest.raises(ConfigError, match="warm_start"):
