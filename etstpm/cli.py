@@ -8,6 +8,7 @@ from rich.console import Console
 
 from etstpm import __version__
 from etstpm.commands import data, results, runs, store
+from etstpm.commands.report import report
 from etstpm.errors import EtstpmError
 
 app = typer.Typer(
@@ -20,6 +21,7 @@ app.add_typer(data.app, name="data")
 app.add_typer(results.app, name="results")
 app.add_typer(runs.app, name="runs")
 app.add_typer(store.app, name="store")
+app.command()(report)
 
 
 @app.command()

@@ -75,11 +75,13 @@ def _execute(config: Config) -> int:
 def _show(config: Config, run_id: str) -> int:
     """Print the run's table, its files and what was found in the data; the exit code."""
     from etstpm.publishing import load_run
+    from etstpm.report import report_key
     from etstpm.stages import findings_of
     from etstpm.storage import Store
 
     store = Store(config.store)
     run = load_run(store, run_id)
+    has_report = store.fs.exists(store.path(report_key(run_id)))
     console = Console(markup=False, emoji=False)  # names of folders are hostile
     table = Table(title=f"run {run.run_id}")
     for number, column in enumerate(run.summary[0].display()):
@@ -93,6 +95,7 @@ def _show(config: Config, run_id: str) -> int:
         "teacher": teacher,
         **run.files,
         "open with": f'python -c "{reader}"',
+        **({"report": store.display(report_key(run_id))} if has_report else {}),
     }.items():
         console.print(f"{name:<13} {text}", highlight=False, soft_wrap=True)
     for finding in findings_of(store, run.dataset_key):

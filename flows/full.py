@@ -29,6 +29,7 @@ from flows.faults import log_faults_in_one_line
 from tasks.dataset import validate
 from tasks.gate import announce_verdict
 from tasks.publish import publish
+from tasks.report import write_report
 from tasks.student import distil_student, score_category
 from tasks.teacher import prepare_teacher
 
@@ -47,6 +48,7 @@ def etstpm(config: Config) -> State:
         for category in categories_of(Store(config.store), dataset)
     ]
     run_id = publish(config, new_run_id(), started_at, dataset, teacher, outcomes)
+    write_report(config, run_id, return_state=True)  # a fault of the report is not the run's
     kept_back = announce_verdict(config, run_id)
     failed = [f"{o.category} ({o.failure})" for o in outcomes if o.failure is not None]
     if failed:
