@@ -4,18 +4,18 @@ import pytest
 from prefect import Task
 from prefect.cache_policies import NO_CACHE
 
-from tasks import dataset, gate, publish, student, teacher
+from tasks import dataset, gate, publish, report, student, teacher
 
 TASKS = {
     value.name: value
-    for module in (dataset, gate, publish, student, teacher)
+    for module in (dataset, gate, publish, report, student, teacher)
     for value in vars(module).values()
     if isinstance(value, Task)
 }
 
 
 def test_there_is_one_task_a_stage() -> None:
-    assert set(TASKS) == {"validate", "teacher", "student", "scores", "publish", "gate"}
+    assert set(TASKS) == {"validate", "teacher", "student", "scores", "publish", "gate", "report"}
 
 
 @pytest.mark.parametrize("name", sorted(TASKS))

@@ -9,6 +9,7 @@ import pytest
 from etstpm import stages
 from etstpm.config import Config
 from etstpm.publishing import Outcome, publish_run
+from etstpm.sample import MARKER
 from etstpm.settings import settings
 from etstpm.storage import Store
 
@@ -31,6 +32,7 @@ def store(drawn: Path, tmp_path_factory: pytest.TempPathFactory) -> Store:
     root = folder / "dataset"
     for name in ("fabric", "biscuit"):
         shutil.copytree(drawn / name, root / name)
+    shutil.copy(drawn / MARKER, root)
     category = (root / "fabric").rename(root / HOSTILE)
     (name, *_) = sorted(path.name for path in (category / "ground_truth").iterdir())
     for place, suffix in (("test", ""), ("ground_truth", "_mask")):

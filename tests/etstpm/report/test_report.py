@@ -140,10 +140,14 @@ def test_an_unknown_run_is_one_line(store: Store, run: str, tmp_path: Path) -> N
 def test_scores_of_an_older_version_say_what_to_do(store: Store, tmp_path: Path) -> None:
     shutil.copytree(store.uri, tmp_path / "store")
     copied = Store(str(tmp_path / "store"))
-    key = read_content(copied, run_id(2)).categories[0].cards["scores"]["key"]
-    card = dict(copied.get(key).card)
-    del card["files"]["curves.parquet"]
-    copied.write_json(f"{key}/card.json", card)
+    record = json.loads((tmp_path / "store" / "runs" / run_id(2) / "run.json").read_text())
+    artifact = copied.get(record["outcomes"][0]["scores_key"])
+    shutil.copytree(tmp_path / "store" / artifact.key, tmp_path / "old")
+    for name in ("curves.parquet", "card.json"):
+        (tmp_path / "old" / name).unlink()
+    record["outcomes"][0]["scores_key"] = f"scores/old/{'0' * 64}"
+    copied.commit(record["outcomes"][0]["scores_key"], tmp_path / "old", artifact.card)
+    copied.write_json(f"runs/{run_id(2)}/run.json", record)
     with pytest.raises(
         StorageError, match=r"no curves\.parquet, an older etstpm made it; run again"
     ):

@@ -1,0 +1,207 @@
+"""The report in a real Chromium: sorted, filtered, its gallery clicked, read by axe."""
+
+import re
+import shutil
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from axe_playwright_python.sync_playwright import Axe
+from playwright.sync_api import Browser, Page, expect, sync_playwright
+
+from etstpm.report import write_report
+from etstpm.storage import Store
+from tests.etstpm.report.conftest import HOSTILE, SCRIPT, run_id
+
+NAMES = ("chromium", "chromium-browser", "google-chrome")
+DESKTOP, PHONE = (1280, 900), (390, 844)
+ROC = re.compile("^ROC")
+ROWS = "#table tbody tr:visible th"
+RULES = {"runOnly": ["wcag2a", "wcag2aa", "wcag21a", "wcag21aa", "wcag22aa", "best-practice"]}
+
+
+@pytest.fixture(scope="module")
+def browser() -> Iterator[Browser]:
+    """Debian's Chromium, headless."""
+    program = next((found for name in NAMES if (found := shutil.which(name))), None)
+    if program is None:
+        pytest.skip("needs Chromium: apt-get install chromium")
+    with sync_playwright() as playwright:
+        # Chromium's sandbox does not start as root, which CI and containers are.
+        browser = playwright.chromium.launch(executable_path=program, args=["--no-sandbox"])
+        yield browser
+        browser.close()
+
+
+@pytest.fixture(scope="module")
+def file(store: Store, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A written report."""
+    path = tmp_path_factory.mktemp("browser") / "index.html"
+    write_report(store, run_id(2), path)
+    return path
+
+
+class Visit:
+    """An opened report, and what it said on the console or asked of the network."""
+
+    def __init__(
+        self, browser: Browser, file: Path, size: tuple[int, int] = DESKTOP, scheme: str = "light"
+    ) -> None:
+        self.context = browser.new_context(
+            viewport={"width": size[0], "height": size[1]},
+            color_scheme="dark" if scheme == "dark" else "light",
+            reduced_motion="reduce",
+        )
+        self.page: Page = self.context.new_page()
+        self.faults: list[str] = []
+        self.requests: list[str] = []
+        self.page.on("console", lambda message: self.faults.append(message.text))
+        self.page.on("pageerror", lambda error: self.faults.append(str(error)))
+        self.page.on("dialog", lambda dialog: (self.faults.append("dialog"), dialog.dismiss()))
+        self.page.on("request", lambda request: self.requests.append(request.url))
+        self.page.goto(file.as_uri())
+
+    def close(self) -> None:
+        """End the visit; proves that nothing went wrong in it and nothing was loaded."""
+        outside = [u for u in self.requests if not u.startswith(("file:", "data:"))]
+        self.context.close()
+        assert self.faults == []
+        assert outside == []
+
+
+@pytest.fixture
+def visit(browser: Browser, file: Path) -> Iterator[Visit]:
+    visit = Visit(browser, file)
+    yield visit
+    visit.close()
+
+
+def test_a_click_sorts_and_another_turns_it_round(visit: Visit) -> None:
+    page, rows = visit.page, visit.page.locator(ROWS)
+    header = page.locator("#table th", has_text="Category").first
+    for order in ("ascending", "descending"):
+        header.get_by_role("button").click()
+        expect(header).to_have_attribute("aria-sort", order)
+        expected = [HOSTILE, "biscuit"]
+        assert rows.all_inner_texts() == (expected if order == "ascending" else expected[::-1])
+    page.get_by_role("button", name="Pixel AUROC").click()
+    expect(header).to_have_attribute("aria-sort", "none")
+    values = page.locator("#table tbody tr").evaluate_all(
+        "rows => rows.map(row => Number(row.cells[5].dataset.v))"
+    )
+    assert values == sorted(values)
+
+
+def test_the_table_filters_by_name_and_by_state(visit: Visit) -> None:
+    page, rows = visit.page, visit.page.locator(ROWS)
+    page.get_by_role("searchbox").fill("ONERROR=")
+    assert rows.all_inner_texts() == [HOSTILE]
+    expect(page.locator("#shown")).to_have_text("1 of 2")
+    page.get_by_role("searchbox").fill("")
+    page.locator("#show").select_option("failed")
+    assert rows.count() == 0
+    page.locator("#show").select_option("")
+    assert rows.count() == 2
+
+
+def test_a_gallery_fills_when_it_is_near_and_shows_what_is_asked(visit: Visit) -> None:
+    page = visit.page
+    gallery = page.locator(".gallery").first
+    gallery.scroll_into_view_if_needed()
+    cards = gallery.locator(".card")
+    expect(cards).to_have_count(5)
+    widths = gallery.locator("img.image").evaluate_all(
+        "images => Promise.all(images.map(i => i.decode().then(() => i.naturalWidth)))"
+    )
+    assert min(widths) > 50
+    gallery.locator(".by-type").select_option("<")
+    expect(cards).to_have_count(1)
+    assert SCRIPT in (cards.first.get_attribute("aria-label") or "")
+    heat = gallery.locator("img.heat")
+    expect(heat).to_be_visible()
+    gallery.get_by_label("heat").uncheck()
+    expect(heat).to_be_hidden()
+    gallery.locator(".by-type").select_option("")
+    gallery.locator(".by-error").select_option("right")
+    right = cards.count()
+    gallery.locator(".by-error").select_option("missed")
+    missed = cards.count()
+    gallery.locator(".by-error").select_option("alarm")
+    assert right + missed + cards.count() == 5
+
+
+def test_a_picture_opens_large_and_the_keyboard_turns_pages(visit: Visit) -> None:
+    page = visit.page
+    gallery = page.locator(".gallery").first
+    gallery.scroll_into_view_if_needed()
+    gallery.locator(".card").first.press("Enter")
+    viewer, title = page.locator("#viewer"), page.locator("#viewer-title")
+    expect(viewer).to_be_visible()
+    expect(page.locator("#previous")).to_be_disabled()
+    first = title.inner_text()
+    page.keyboard.press("ArrowRight")
+    expect(title).not_to_have_text(first)
+    assert HOSTILE in title.inner_text()
+    expect(page.locator(".viewer-note")).to_contain_text("2 of 5")
+    page.keyboard.press("Escape")
+    expect(viewer).to_be_hidden()
+
+
+def test_charts_answer_pointer_and_keyboard(visit: Visit) -> None:
+    page = visit.page
+    chart = page.get_by_role("img", name=ROC).first
+    chart.scroll_into_view_if_needed()
+    chart.hover()
+    tip = page.locator("#tip")
+    expect(tip).to_contain_text(":")
+    page.mouse.move(0, 0)
+    expect(tip).to_be_hidden()
+    chart.focus()
+    page.keyboard.press("ArrowRight")
+    before = tip.inner_text()
+    page.keyboard.press("ArrowRight")
+    expect(tip).not_to_have_text(before)
+    page.get_by_text("As a table: ROC").first.click()
+    expect(page.get_by_role("region", name="ROC, as a table").first).to_be_visible()
+
+
+@pytest.mark.parametrize(
+    ("size", "scheme"), [(DESKTOP, "light"), (DESKTOP, "dark"), (PHONE, "light")], ids=str
+)
+def test_axe_finds_nothing_and_nothing_is_cut_off(
+    browser: Browser, file: Path, size: tuple[int, int], scheme: str
+) -> None:
+    visit = Visit(browser, file, size, scheme)
+    for gallery in visit.page.locator(".gallery").all():
+        gallery.scroll_into_view_if_needed()
+        expect(gallery.locator(".card").first).to_be_visible()
+    found = Axe().run(visit.page, options=RULES)
+    assert found.violations_count == 0, found.generate_report()
+    visit.page.locator(".card").first.click()
+    found = Axe().run(visit.page, context="#viewer", options=RULES)
+    assert found.violations_count == 0, found.generate_report()
+    width = visit.page.evaluate("document.documentElement.scrollWidth")
+    assert width <= size[0]
+    visit.close()
+
+
+def test_it_is_readable_without_scripts(browser: Browser, file: Path) -> None:
+    context = browser.new_context(java_script_enabled=False)
+    page = context.new_page()
+    page.goto(file.as_uri())
+    assert page.locator(ROWS).all_inner_texts() == [HOSTILE, "biscuit"]
+    expect(page.get_by_role("img", name=ROC).first).to_be_visible()
+    context.close()
+
+
+def test_a_script_that_is_not_its_own_does_not_run(
+    browser: Browser, file: Path, tmp_path: Path
+) -> None:
+    changed = tmp_path / "index.html"
+    page = file.read_text("utf-8")
+    changed.write_text(page.replace("</main>", "<script>alert(1)</script></main>"), "utf-8")
+    visit = Visit(browser, changed)
+    visit.page.wait_for_timeout(200)
+    assert any("Content Security Policy" in fault for fault in visit.faults)
+    assert "dialog" not in visit.faults
+    visit.context.close()
