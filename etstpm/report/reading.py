@@ -13,15 +13,14 @@ from etstpm.metric_rows import MEAN
 from etstpm.report.content import (
     CategoryContent,
     CurvePoints,
-    Difference,
     Epoch,
-    Night,
     Picture,
     RunContent,
     ScoredImage,
     Value,
 )
-from etstpm.report.past import baseline_of, read_nights, read_run
+from etstpm.report.past import Baseline, read_nights
+from etstpm.runs import read_run
 from etstpm.storage import Store
 from etstpm.tables import ALL
 
@@ -31,11 +30,12 @@ FILES = "image_scores.parquet", "curves.parquet", "thumbnails.parquet"
 def read_content(store: Store, run: str) -> RunContent:
     """Everything that a report says of a published run, given by its id or as 'latest'.
 
-    Raises `StorageError` for an artifact that is missing or damaged.
+    Raises `ResultsError` for an unknown run, `StorageError` for an artifact that is missing or
+    damaged.
     """
     record = read_run(store, run)
-    nights = read_nights(store, record)
-    baseline = baseline_of(nights, record)
+    nights, last_good = read_nights(store, record)
+    baseline = Baseline(store, record, last_good)
     dataset, teacher = store.get(record["dataset"]), store.get(record["teacher"])
     with store.open(dataset, "findings.parquet") as folder:
         findings = _rows(folder / "findings.parquet")
@@ -47,10 +47,8 @@ def read_content(store: Store, run: str) -> RunContent:
         config=record["config"],
         verdict=record.get("verdict"),
         means=_means(store, record),
-        categories=[
-            _category(store, outcome, nights[-1], baseline) for outcome in record["outcomes"]
-        ],
-        baseline=baseline,
+        categories=[_category(store, outcome, baseline) for outcome in record["outcomes"]],
+        baseline=last_good,
         nights=nights,
         findings=findings,
         dataset=dataset.card,
@@ -63,9 +61,7 @@ def read_content(store: Store, run: str) -> RunContent:
     )
 
 
-def _category(
-    store: Store, outcome: Mapping[str, Any], night: Night, baseline: Night | None
-) -> CategoryContent:
+def _category(store: Store, outcome: Mapping[str, Any], baseline: Baseline) -> CategoryContent:
     name, key = outcome["category"], outcome["scores_key"]
     if key is None:
         return CategoryContent(name, outcome["failure"], published=STPM_PUBLISHED.get(name))
@@ -85,7 +81,7 @@ def _category(
         name,
         metrics=scores.card["metrics"],
         published=STPM_PUBLISHED.get(name),
-        differences=_differences(name, night, baseline),
+        differences=baseline.differences(name),
         images=[
             ScoredImage(
                 row["image_path"],
@@ -120,24 +116,11 @@ def _curves(rows: Sequence[Mapping[str, Any]]) -> dict[tuple[str, str, str], Cur
     return {name: CurvePoints(*points) for name, points in found.items()}
 
 
-def _differences(category: str, night: Night, baseline: Night | None) -> dict[str, Difference]:
-    found = {}
-    for level in ("image", "pixel"):
-        new = night.figures.get((category, level), Value(None)).value
-        old = baseline.figures.get((category, level), Value(None)).value if baseline else None
-        if new is not None and old is not None:
-            found[level] = Difference(new - old)
-    return found
-
-
 def _means(store: Store, record: Mapping[str, Any]) -> dict[tuple[str, str, str], Value]:
     rows = pq.read_table(
         store.path(record["files"]["metrics"]["key"]), filesystem=store.fs, partitioning=None
     ).to_pylist()
     chosen = [row for row in rows if row["category"] == MEAN and row["defect_type"] == ALL]
-    if not any(row["value"] is not None for row in chosen):
-        # Of a run with one category the means are that category's own.
-        chosen = [row for row in rows if row["defect_type"] == ALL]
     return {
         (row["protocol"], row["level"], row["metric"]): Value(
             row["value"], row["ci_low"], row["ci_high"]

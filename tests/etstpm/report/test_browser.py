@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 from axe_playwright_python.sync_playwright import Axe
-from playwright.sync_api import Browser, Page, expect, sync_playwright
+from playwright.sync_api import Browser, Dialog, Page, expect, sync_playwright
 
 from etstpm.report import write_report
 from etstpm.storage import Store
@@ -57,9 +57,13 @@ class Visit:
         self.requests: list[str] = []
         self.page.on("console", lambda message: self.faults.append(message.text))
         self.page.on("pageerror", lambda error: self.faults.append(str(error)))
-        self.page.on("dialog", lambda dialog: (self.faults.append("dialog"), dialog.dismiss()))
+        self.page.on("dialog", self._refuse)
         self.page.on("request", lambda request: self.requests.append(request.url))
         self.page.goto(file.as_uri())
+
+    def _refuse(self, dialog: Dialog) -> None:
+        self.faults.append("dialog")
+        dialog.dismiss()
 
     def close(self) -> None:
         """End the visit; proves that nothing went wrong in it and nothing was loaded."""
