@@ -45,12 +45,12 @@ def gc(
     for item in items:
         console.print(f"{item.key}  {_readable(item.size)}  {item.reason}", soft_wrap=True)
         size, count = size + item.size, count + 1
-    runs = f"{len(plan.kept_runs)} runs"
+    runs = _count(len(plan.kept_runs), "run")
     if plan.dropped_runs:
         runs += f" (of {len(plan.dropped_runs)} older ones the tables alone)"
     console.print(
-        f"{'removed' if delete else 'would remove'} {count} items, {_readable(size)}; "
-        f"keeps {plan.kept} artifacts, {_readable(plan.kept_size)}, of {runs}",
+        f"{'removed' if delete else 'would remove'} {_count(count, 'item')}, {_readable(size)}; "
+        f"keeps {_count(plan.kept, 'artifact')}, {_readable(plan.kept_size)}, of {runs}",
         soft_wrap=True,
     )
     if not delete and count:
@@ -86,6 +86,10 @@ def verify(
     )
     if damaged:
         raise typer.Exit(1)
+
+
+def _count(number: int, noun: str) -> str:
+    return f"{number} {noun}{'' if number == 1 else 's'}"
 
 
 def _readable(size: float) -> str:

@@ -9,18 +9,21 @@ from typing import Any
 
 import pyarrow as pa
 import pyarrow.parquet as pq
+from PIL import Image
 
 from etstpm import stages
 from etstpm.config import Config
 from etstpm.publishing import Outcome, publish_run
 from etstpm.settings import settings
-from etstpm.storage import Store
+from etstpm.storage import Store, make_once
 
 CATEGORY = "biscuit"
 RUN = "20261123T220000Z-0a1b2c3d"
 STARTED = datetime(2026, 11, 23, 22, 0, tzinfo=UTC)
 TIMES = {"scored_at", "created_at"}
 """Columns that differ from run to run."""
+
+Image.init()  # a child of the fork server begins with what is imported here
 
 Tables = dict[str, pa.Table]
 
@@ -67,7 +70,6 @@ def run_in_child(
     os.environ.update(environment)
     settings.cache_clear()
     torch.set_num_threads(1)
-    make_once = stages.make_once
 
     def noted(store: Store, key: str, make: Any, **options: Any) -> str:
         def make_and_note() -> None:
@@ -77,7 +79,7 @@ def run_in_child(
 
         return make_once(store, key, make_and_note, **options)
 
-    stages.make_once = noted  # type: ignore[attr-defined]
+    vars(stages)["make_once"] = noted
     with open(os.devnull, "w", encoding="utf-8") as nowhere, contextlib.redirect_stderr(nowhere):  # noqa: PTH123
         run_stages(config, run_id)
 
