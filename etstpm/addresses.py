@@ -93,6 +93,7 @@ def address_scores(config: Config, inputs: Inputs, student_key: str, category: s
             "paths": [row["image_path"] for row in inputs.rows(category, "test")],
             "images": inputs.digest(category, "test"),
             "config": config.scoring.model_dump(mode="json"),
+            **({} if config.maps.kept == "none" else {"maps": config.maps.model_dump()}),
         },
     )
 

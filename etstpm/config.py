@@ -233,6 +233,18 @@ class ScoringConfig(Section):
     )
 
 
+class MapsConfig(Section):
+    """Which anomaly maps are kept. Scores without maps have the address that they always had."""
+
+    kept: Literal["none", "float16", "png"] = Field(
+        "none",
+        description="'float16': a Parquet file of maps a category; 'png': a heatmap each.",
+    )
+    limit: PositiveInt = Field(
+        100, description="Images of a category at the most, those that were judged worst."
+    )
+
+
 class GateConfig(Section):
     """When a run becomes the latest. Enters no artifact's address: it judges what is made."""
 
@@ -253,6 +265,7 @@ class Config(Section):
     teacher: TeacherConfig = TeacherConfig()
     student: StudentConfig = StudentConfig()
     scoring: ScoringConfig = ScoringConfig()
+    maps: MapsConfig = MapsConfig()
     gate: GateConfig = GateConfig()
     store: Uri = Field("./etstpm-store", description="Folder or fsspec URI of all results.")
     seed: Annotated[int, Field(ge=0, lt=2**31)] = Field(0, description="Seeds all randomness.")

@@ -32,6 +32,7 @@ from etstpm.finetuning import finetune_teacher
 from etstpm.gallery import thumbnail_table
 from etstpm.images import resize_mask
 from etstpm.inputs import Inputs, dataset_root, open_inputs, own_mask, proven_weights
+from etstpm.maps import save_maps
 from etstpm.networks import FeaturePyramid, TeacherWeights
 from etstpm.pictures import draw_hardest
 from etstpm.scoring import (
@@ -281,6 +282,7 @@ def _make_scores(
         write_parquet(path / "replicates.parquet", REPLICATES, [evaluation.replicate_table()])
         calibration.save(path / "calibration.safetensors")
         write_parquet(path / "curves.parquet", CURVES, [evaluation.curve_table()])
+        save_maps(path, scored, config.maps, rows=rows, map_threshold=on_maps)
         thumbnails = thumbnail_table(pixels, masks, scored, rows=rows, map_threshold=on_maps)
         write_parquet(path / "thumbnails.parquet", THUMBNAILS, [thumbnails])
         names = [row["image_path"].removeprefix(f"{category}/test/") for row in rows]

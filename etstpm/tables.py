@@ -195,6 +195,23 @@ THUMBNAILS = _schema(
     _field("outline", pa.binary(), "the border of its mask, else clear: WebP; null of a good one"),
 )
 
+MAPS = _schema(
+    "maps",
+    "scores/<category>/<digest>/maps.parquet",
+    "one a kept anomaly map (`maps.kept` in the config); the image that was judged worst first",
+    _field("image_path", _TEXT, "as in image_scores"),
+    _field("image_sha256", _TEXT, "as in image_scores"),
+    _field("rank", pa.int32(), "from 0, the image that was judged worst"),
+    _field("height", pa.int32(), "of the map", "pixel"),
+    _field("width", pa.int32(), "of the map", "pixel"),
+    _field("scale", pa.float64(), "the map's maximum, that its values were divided by"),
+    _field(
+        "map",
+        pa.list_(pa.float16()),
+        "row by row from the top left: times scale, the anomaly map at the student's input size",
+    ),
+)
+
 MANIFEST = _schema(
     "manifest",
     "datasets/<digest>/manifest.parquet",

@@ -67,7 +67,9 @@ def test_an_unknown_key_shows_the_known_ones(tmp_path: Path) -> None:
     message = refusal(path)
     assert message.startswith(f"{path}: no such key 'student.lerning_rate'; known there: epochs, ")
     assert "learning_rate" in message
-    assert "known there: dataset, teacher, student, scoring, gate, store" in refusal(None, "sed=1")
+    assert "known there: dataset, teacher, student, scoring, maps, gate, store" in refusal(
+        None, "sed=1"
+    )
 
 
 @pytest.mark.parametrize(

@@ -222,7 +222,7 @@ def test_killed_at_each_step_a_publication_is_whole_or_not_there(
             'SQL is refused: Binder Error: Referenced column "nope"',
         ),
         (["results", "sql", "from read_csv('/etc/passwd')"], "SQL is refused"),
-        (["results", "sql", "copy runs to '/tmp/x.csv'"], "SQL is refused"),
+        (["results", "sql", "copy runs to 'x.csv'"], "SQL is refused"),
         (["results", "sql", "select from where"], "SQL is refused: Parser Error"),
         (["runs", "promote", SECOND, "--why", " "], "no reason; give one with --why"),
         (["runs", "rollback", "nope", "--why", "x"], "no run 'nope'"),
