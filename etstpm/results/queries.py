@@ -6,17 +6,19 @@ Each answers with a table of named columns, oldest or worst first, and names wha
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from etstpm.comparison import Change, ScoresOfRun, compare_category
 from etstpm.errors import ResultsError
 from etstpm.results.database import Results
 from etstpm.runs import LATEST, latest_run, read_run
 from etstpm.storage import Store
 from etstpm.tables import ALL, PAPER
+
+if TYPE_CHECKING:
+    from etstpm.comparison import Change
 
 READERS = 16
 """Requests side by side, of a comparison of many categories on an object store."""
@@ -147,13 +149,18 @@ def compare_runs(
     *,
     categories: Sequence[str] | None = None,
     levels: Sequence[str] = ("image", "pixel"),
-) -> list[Change]:
+) -> list["Change"]:
     """By how much each category's AUROC moved from `other` to `run`, with 95 % intervals.
 
     other: the run that the gate compared with, where it is left out; of one that the gate did not
     judge, the latest. Needs the scores of both runs in the store. Raises `ResultsError` for a run
     or category that is not there.
     """
+    from etstpm.comparison import (
+        ScoresOfRun,
+        compare_category,
+    )  # SciPy: 0.3 s no other question needs
+
     record = read_run(store, run)
     baseline = read_run(store, other or _baseline(store, record))
     before, after = ScoresOfRun(store, baseline), ScoresOfRun(store, record)
@@ -165,7 +172,7 @@ def compare_runs(
                 f"or {baseline['run_id']}; there are {', '.join(sorted(known))}"
             )
 
-    def compare(category: str) -> list[Change]:
+    def compare(category: str) -> list["Change"]:
         old, new = before.artifact(category), after.artifact(category)
         return list(compare_category(store, old, new, category, levels=levels))
 
@@ -174,7 +181,7 @@ def compare_runs(
         return [change for part in parts for change in part]
 
 
-def changes_table(changes: Sequence[Change]) -> pa.Table:
+def changes_table(changes: Sequence["Change"]) -> pa.Table:
     """Changes as a table, a row each."""
     rows = [asdict(change) | {"what": "; ".join(change.what)} for change in changes]
     columns: dict[str, pa.DataType] = {

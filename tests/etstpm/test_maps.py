@@ -99,8 +99,8 @@ def test_pandas_polars_and_duckdb_read_them(tmp_path: Path, scored: ScoredImages
     path = tmp_path / "maps.parquet"
     row = pq.read_table(path).to_pylist()[1]
     expected = restore_map(row)
-    frame = pd.read_parquet(path)
-    assert np.array_equal(restore_map(frame.iloc[1].to_dict()), expected)
+    second = {str(name): value for name, value in pd.read_parquet(path).iloc[1].items()}
+    assert np.array_equal(restore_map(second), expected)
     assert np.array_equal(restore_map(pl.read_parquet(path).row(1, named=True)), expected)
     with duckdb.connect() as connection:
         found = connection.execute(
