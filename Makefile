@@ -69,7 +69,7 @@ ablation: .venv/ready
 
 # The lock holds hashes and no index addresses; it is universal (Linux and macOS, Python >= 3.11).
 lock: .venv/ready
-	$(BIN)/uv pip compile pyproject.toml --extra pipeline --group dev --universal \
+	$(BIN)/uv pip compile pyproject.toml --extra export --extra pipeline --group dev --universal \
 		--generate-hashes --no-emit-index-url --no-header --quiet --output-file requirements.lock
 
 .venv/ready: requirements.lock pyproject.toml

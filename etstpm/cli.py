@@ -9,6 +9,8 @@ from rich.console import Console
 from etstpm import __version__
 from etstpm.commands import data, results, runs, store
 from etstpm.commands.report import report
+from etstpm.commands.export import export
+from etstpm.commands.score import score
 from etstpm.errors import EtstpmError
 
 app = typer.Typer(
@@ -22,6 +24,8 @@ app.add_typer(results.app, name="results")
 app.add_typer(runs.app, name="runs")
 app.add_typer(store.app, name="store")
 app.command()(report)
+app.command()(score)
+app.command()(export)
 
 
 @app.command()

@@ -28,9 +28,12 @@ class RateColumn(ProgressColumn):
 
 
 class Bar:
-    """One line: what is done, how much of it, how fast, how long still, and a few numbers."""
+    """One line: what is done, how much of it, how fast, how long still, and a few numbers.
 
-    def __init__(self, description: str, total: int) -> None:
+    total: None where nobody knows yet.
+    """
+
+    def __init__(self, description: str, total: int | None) -> None:
         is_shown = sys.stderr.isatty()
         self._progress = Progress(
             TextColumn("{task.description:<28}"),

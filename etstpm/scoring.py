@@ -159,9 +159,14 @@ def score_errors(
 def batch_errors(
     teacher: FeaturePyramid, student: FeaturePyramid, images: Tensor, compute: Compute
 ) -> Pyramid:
-    """Student less teacher, both normalised, of normalised images: three (N, C, H, W), float32."""
+    """`feature_errors` of normalised images (N, 3, H, W)."""
     with compute.autocast():
         target, output = teacher(images), student(images)
+    return feature_errors(target, output)
+
+
+def feature_errors(target: Pyramid, output: Pyramid) -> Pyramid:
+    """Student less teacher, both normalised here: three (N, C, H, W), float32."""
     layer1, layer2, layer3 = (
         found - expected
         for found, expected in zip(

@@ -64,13 +64,19 @@ IMAGE_SCORES = _schema(
     "image_scores",
     "tables/image_scores/run_id=<run>/image_scores.parquet",
     "one a test image and run",
-    _RUN_ID,
+    _RUN_ID.with_metadata(
+        {"meaning": "the run that published the row, or whose student scored a new image"}
+    ),
     _CATEGORY,
-    _field("split", _NAME, "'test'"),
-    _field("defect_type", _NAME, "folder of the image; 'good' is normal"),
-    _field("image_path", _TEXT, "relative to the dataset's root, '/' between folders"),
+    _field("split", _NAME, "'test', or 'new' of images that `etstpm score` was given"),
+    _field("defect_type", _NAME, "folder of the image; 'good' is normal; null of a new image"),
+    _field(
+        "image_path",
+        _TEXT,
+        "relative to the dataset's root (new images: to the folder scored), '/' between folders",
+    ),
     _field("image_sha256", _TEXT, "SHA-256 of the image file"),
-    _field("label", pa.int8(), "0 good, 1 defective"),
+    _field("label", pa.int8(), "0 good, 1 defective; null of a new image"),
     _field("score", pa.float64(), "anomaly score, higher is less normal; not a probability"),
     _field("threshold", pa.float64(), "decision threshold from held-out good training images"),
     _field("predicted", pa.int8(), "1 where score > threshold"),
@@ -79,6 +85,12 @@ IMAGE_SCORES = _schema(
     _STUDENT,
     _TEACHER,
     _field("scored_at", _TIME, "when the image was scored, UTC"),
+    _field(
+        "fault",
+        _TEXT,
+        "why a new image has no score: it cannot be read; its hash, score, decision and size are "
+        "null then. Null where it has one",
+    ),
 )
 
 METRICS = _schema(

@@ -5,6 +5,8 @@ import re
 
 from prefect.artifacts import create_markdown_artifact
 
+from etstpm.inference.new_images import NewScores
+from etstpm.markdown import escape
 from etstpm.publishing import Run
 from etstpm.storage import Store
 
@@ -44,11 +46,27 @@ def show_summary(run: Run) -> None:
     )
 
 
+def show_new_scores(result: NewScores) -> None:
+    """What came of a batch of new images: the numbers, the highest scores, the faults."""
+    lines = [
+        f"**{result.scored}** images scored, **{result.defective}** called defective, "
+        f"**{result.faults}** unreadable.",
+        f"Drift: {escape(str(result.drift))}.",
+        *([f"Note: {escape(result.remark)}."] if result.remark else []),
+        f"Run `{result.run_id}`, threshold {result.threshold:.4g}; table: `{result.table}`.",
+        "| image | score / threshold |\n| --- | --: |\n"
+        + "\n".join(
+            f"| {escape(path)} | {score / result.threshold:.2f} |" for score, path in result.highest
+        ),
+        "\n".join(f"- {escape(path)}: {escape(fault)}" for path, fault in result.first_faults),
+    ]
+    create_markdown_artifact(
+        key=artifact_key("new-scores", result.category),
+        markdown="\n\n".join(lines),
+        description=f"{result.category}: new images",
+    )
+
+
 def artifact_key(*parts: str) -> str:
     """Prefect's keys are lower-case letters, digits and dashes."""
     return re.sub(r"[^a-z0-9]+", "-", "-".join(parts).lower()).strip("-")
-
-
-def escape(text: str) -> str:
-    """Names of folders are hostile: they do not become Markdown or HTML."""
-    return re.sub(r"([\\`*_{}\[\]<>()#|!&])", r"\\\1", text).replace("\n", " ")

@@ -101,6 +101,11 @@ class Files:
             return None
 
     @on_the_store
+    def exists(self, key: str) -> bool:
+        """Whether there is such a file."""
+        return bool(self.fs.exists(self.path(key)))
+
+    @on_the_store
     def read_json(self, key: str) -> Any:
         """A JSON file of the store."""
         return json.loads(self._cat(key))

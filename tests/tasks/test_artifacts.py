@@ -5,7 +5,8 @@ import string
 import pytest
 from prefect.client.schemas.actions import ArtifactCreate
 
-from tasks.artifacts import artifact_key, escape
+from etstpm.markdown import escape
+from tasks.artifacts import artifact_key
 
 
 @pytest.mark.parametrize("name", ["screw", "Metal_Nut", "größe 3", "<b>x</b>", "a--b"])

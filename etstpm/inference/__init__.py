@@ -1,0 +1,1 @@
+"""Scoring images that were in no run: with a published student, without its dataset."""
