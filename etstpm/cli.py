@@ -8,8 +8,8 @@ from rich.console import Console
 
 from etstpm import __version__
 from etstpm.commands import data, results, runs, store
-from etstpm.commands.report import report
 from etstpm.commands.export import export
+from etstpm.commands.report import report
 from etstpm.commands.score import score
 from etstpm.errors import EtstpmError
 

@@ -250,6 +250,8 @@ def _score_groups(
         with store.open(artifact, "image_scores.parquet") as folder:
             # `partitioning=None`: the folders' names are addresses here, not columns.
             table = pq.read_table(folder / "image_scores.parquet", partitioning=None)
+        if "fault" not in table.column_names:  # scored before there was one
+            table = table.append_column("fault", pa.nulls(table.num_rows, pa.string()))
         yield table.append_column("run_id", pa.array([run_id] * table.num_rows))
 
 

@@ -21,7 +21,7 @@ from etstpm.evaluation import Evaluation
 from etstpm.publishing import Outcome, Run, load_run, publish_run
 from etstpm.stages import IMAGE_SCORES_OF_ARTIFACT
 from etstpm.storage import Store, file_sha256
-from etstpm.tables import IMAGE_SCORES, METRICS, REPLICATES, write_parquet
+from etstpm.tables import IMAGE_SCORES, METRICS, REPLICATES, schema_without, write_parquet
 
 STARTED = datetime(2026, 11, 23, 22, 0, tzinfo=UTC)
 FIRST, SECOND = "20261123T220000Z-0a1b2c3d", "20261124T220000Z-4e5f6a7b"
@@ -110,8 +110,10 @@ def add_scores(
         }
         for number in range(metrics["n_good"] + metrics["n_defective"])
     ]
-    table = pa.Table.from_pylist(rows, schema=IMAGE_SCORES_OF_ARTIFACT)
-    write_parquet(folder / "image_scores.parquet", IMAGE_SCORES_OF_ARTIFACT, [table])
+    # As before there was a column `fault`: such artifacts are published too.
+    schema = schema_without(IMAGE_SCORES_OF_ARTIFACT, "fault")
+    table = pa.Table.from_pylist(rows, schema=schema)
+    write_parquet(folder / "image_scores.parquet", schema, [table])
     # Replicates that lie evenly about each value.
     replicates = {
         name: metrics["values"][name[0]][name[1]][name[2]] + np.linspace(-0.1, 0.1, 1001)

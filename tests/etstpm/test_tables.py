@@ -39,6 +39,7 @@ IMAGE_SCORES_CONTRACT = {
     "student_digest": "string",
     "teacher_digest": "string",
     "scored_at": "timestamp[us, tz=UTC]",
+    "fault": "string",
 }
 METRICS_CONTRACT = {
     "run_id": "string",
@@ -117,6 +118,7 @@ def row_of(category: str, score: float, **others: object) -> dict[str, object]:
         "student_digest": "cd" * 32,
         "teacher_digest": "ef" * 32,
         "scored_at": datetime(2026, 11, 23, 22, 1, 2, 345678, tzinfo=UTC),
+        "fault": None,
     }
     return row | others
 
