@@ -93,6 +93,9 @@ def test_main_job_publishes_and_prints(
         *("random ResNet-18 of seed 0", "pandas.read_parquet"),
     ):
         assert word in done.stdout
+    (report,) = pipeline.store.glob("reports/*/index.html")
+    assert f"report        {report}" in done.stdout
+    assert "Content-Security-Policy" in report.read_text("utf-8")
     scores = pipeline.table("image_scores")
     assert scores.groupby("category", observed=True).size().to_dict() == {
         "biscuit": 10,

@@ -143,7 +143,7 @@ const card = (items, index, category) => {
   const item = items[index];
   const title = make("b", { textContent: VERDICTS[item.kind] || item.type, className: isWrong(item) ? "bad" : "" });
   const name = item.path.split("/").slice(-2).join("/");
-  const text = make("span", { className: "card-text" }, title, `${name}, ${item.factor} ×`);
+  const text = make("span", { className: "card-text" }, title, `${item.factor}×\u2002${name}`);
   const button = make("button", { type: "button", className: "card" }, stack(item, ["heat", "outline"]), text);
   button.setAttribute("aria-label", `${name}: ${describe(item)}; enlarge`);
   button.addEventListener("click", () => view(items, index, category));
