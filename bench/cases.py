@@ -97,14 +97,14 @@ class Case:
 
 def peer_seconds(category: str) -> Figure:
     """The peer's 100 epochs at the rate measured here."""
-    images = median_of("quality", category, "train_images")
+    images = median_of(f"quality-{category}", "train_images")
     rate = median_of("anomalib", "training", "images_per_second")
     return lambda runs: PEER_EPOCHS * images(runs) / rate(runs)
 
 
 def least_seconds(category: str) -> Figure:
     """Our epochs at the rate of the bare network."""
-    images = median_of("quality", category, "images_seen")
+    images = median_of(f"quality-{category}", "images_seen")
     rate = median_of("etstpm", "training", "limit_images_per_second")
     return lambda runs: images(runs) / rate(runs)
 
@@ -141,7 +141,7 @@ CASES = (
         Case(
             f"time to the peer's AUROC, {category}",
             "s",
-            median_of("quality", category, "seconds"),
+            median_of(f"quality-{category}", "seconds"),
             peer_seconds(category),
             f"anomalib STFPM, {PEER_EPOCHS} epochs",
             times=8,

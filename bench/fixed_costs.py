@@ -19,7 +19,10 @@ import time
 from pathlib import Path
 
 ROOT = Path(__file__).parents[1]
-SETTINGS = ("dataset.image_size=64", "student.epochs=4", "teacher.weights=random")
+SETTINGS = (
+    *("dataset.image_size=64", "student.epochs=4"),
+    *("teacher.mode=imagenet", "teacher.weights=random"),
+)
 STAGES = """
 import sys
 from etstpm import stages
