@@ -16,6 +16,7 @@ import subprocess
 import sys
 import tempfile
 import time
+from contextlib import ExitStack
 from pathlib import Path
 
 ROOT = Path(__file__).parents[1]
@@ -70,7 +71,8 @@ def main() -> None:
     arguments = parse_arguments()
     load_at_start = os.getloadavg()[0]
     python = sys.executable
-    with tempfile.TemporaryDirectory() as folder:
+    with ExitStack() as stack:
+        folder = arguments.folder or stack.enter_context(tempfile.TemporaryDirectory())
         store = f"{folder}/store"
         flow = [python, "-m", "flows.full", "--config", "sample", "--store", store]
         flow += [part for setting in SETTINGS for part in ("--set", setting)]
@@ -83,7 +85,10 @@ def main() -> None:
             "stages": [python, "-c", STAGES, store, *SETTINGS],
             "flow": flow,
         }
-        environment = os.environ | {"ETSTPM_CACHE": f"{folder}/cache", "PREFECT_HOME": folder}
+        environment = os.environ | {
+            "ETSTPM_CACHE": f"{folder}/cache",
+            "PREFECT_HOME": f"{folder}/prefect",
+        }
         for first in ("stages", "flow"):  # so that all is made, and Prefect's database is there
             seconds_of(commands[first], environment)
         seconds = {name: [] for name in commands}  # type: dict[str, list[float]]
@@ -123,6 +128,7 @@ def parse_arguments() -> argparse.Namespace:
     """The command line."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else None)
     parser.add_argument("--runs", type=int, default=5)
+    parser.add_argument("--folder", type=Path, help="kept, so that the next time all is made")
     parser.add_argument("--output", type=Path, required=True, help="JSON file to write")
     return parser.parse_args()
 

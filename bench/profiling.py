@@ -36,13 +36,15 @@ KINDS = {
         *("relu", "relu_", "threshold_backward", "add_", "clamp_min_"),
         *("max_pool2d_with_indices", "max_pool2d_with_indices_backward"),
     ),
-    "optimiser's matrices": ("mm", "addmm", "addmm_", "matmul"),
+    "products of matrices": ("mm", "addmm", "addmm_", "matmul"),
     "casts and copies": ("copy_", "_to_copy", "clone", "contiguous", "index", "fill_", "zero_"),
     "upsampling, highest pixels": ("upsample_bilinear2d", "topk", "sort"),
 }
-"""Operators by what they are for; the rest is arithmetic on features: normalisation, loss, maps."""
+"""Operators by what they are for: products of matrices are Muon's in training and the whitening of
+errors in scoring; the rest is arithmetic on features: normalisation, loss, maps."""
 REST = "normalisation, loss, maps, steps"
 COLOURS = ["#3b6fb6", "#7aa6d8", "#4f9d69", "#a8c66c", "#d98c3f", "#b9b4ab", "#8d6cab", "#d9d4cb"]
+COLOUR_OF = dict(zip([*KINDS, REST], COLOURS, strict=True))
 WIDTH, LEFT, BAR, GAP = 900, 150, 34, 66
 
 Shares = Mapping[str, float]
@@ -159,7 +161,7 @@ def draw(bars: Mapping[str, Shares], units: Mapping[str, str], where: str) -> st
         parts.append(f'<text x="8" y="{y + 30}">{total:.3g} {units[name]}</text>')
         for number, (kind, value) in enumerate(shares.items()):
             width = (WIDTH - LEFT - 10) * value / total
-            colour = COLOURS[number % len(COLOURS)]
+            colour = COLOUR_OF.get(kind) or COLOURS[number]
             label = f"{kind} {value / total:.0%}"
             parts.append(
                 f'<rect x="{x:.1f}" y="{y}" width="{width:.1f}" height="{BAR}" fill="{colour}">'

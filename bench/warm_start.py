@@ -50,12 +50,6 @@ def main() -> None:
             (away / path.name).rename(path)
         results["second night, warm"] = night(warm, "warm", arguments.category)
         results["second night, cold"] = night(config, "cold", arguments.category)
-    for name, found in results.items():
-        print(
-            "{name}: {train_images} images, {epochs} epochs, {seconds:.0f} s, image AUROC "
-            "{image_auroc:.4f}, pixel AUROC {pixel_auroc:.4f}, held-out map {validation_map:.3g}, "
-            "{false_alarms:.1%} false alarms".format(name=name, **found)
-        )
     if arguments.output:
         arguments.output.write_text(json.dumps(results, indent=1) + "\n")
 
@@ -82,7 +76,7 @@ def night(config: Config, run_id: str, category: str) -> dict[str, Any]:
         rows = pq.read_table(folder / "image_scores.parquet", partitioning=None).to_pylist()
     alarms = [row["predicted"] for row in rows if row["label"] == 0]
     start = student["start"]
-    return {
+    found = {
         "train_images": student["train_images"],
         "epochs": start["epochs"] if start else config.student.epochs,
         "seconds": student["seconds"],
@@ -91,6 +85,13 @@ def night(config: Config, run_id: str, category: str) -> dict[str, Any]:
         "pixel_auroc": value_of(scores["metrics"], PAPER, "pixel", "auroc"),
         "false_alarms": sum(alarms) / max(1, len(alarms)),
     }
+    print(
+        "{name}: {train_images} images, {epochs} epochs, {seconds:.0f} s, image AUROC "
+        "{image_auroc:.4f}, pixel AUROC {pixel_auroc:.4f}, held-out map {validation_map:.3g}, "
+        "{false_alarms:.1%} false alarms".format(name=run_id, **found),
+        flush=True,
+    )
+    return found
 
 
 def parse_arguments() -> argparse.Namespace:
