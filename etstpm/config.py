@@ -78,10 +78,20 @@ class DatasetConfig(Section):
     """Which images."""
 
     root: str | None = Field(
-        None, description="Folder in MVTec AD layout. Empty: the drawn sample is used."
+        None, description="Folder of the images. Empty: the drawn sample is used."
+    )
+    name: str | None = Field(
+        None,
+        description="Which dataset lies there: a name of the catalogue, or a declaration of your "
+        "own (.toml). Empty: it is recognised.",
     )
     categories: tuple[str, ...] | None = Field(
         None, description="Categories to run. Empty: every category that the root holds."
+    )
+    on_finding: Literal["fail", "quarantine", "warn"] = Field(
+        "fail",
+        description="What becomes of images with errors. 'fail': the run ends before it begins. "
+        "'quarantine': they are left out by name. 'warn': only those that cannot be used are.",
     )
     image_size: Annotated[int, Field(ge=32, le=2048, multiple_of=16)] = Field(
         256, description="Side in pixels that images are resized to (Wang et al. 2021: 256)."

@@ -1,10 +1,10 @@
 """Configs as people write them: presets, TOML files, `section.key=value`; and their faults."""
 
 import tomllib
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from importlib import resources
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 from pydantic import BaseModel, ValidationError
 
@@ -71,8 +71,16 @@ def explain(error: ValidationError, source: str, model: type[BaseModel]) -> str:
 def _explain_fault(fault: Mapping[str, Any], source: str, model: type[BaseModel]) -> str:
     key = ".".join(str(part) for part in fault["loc"])
     if fault["type"] == "extra_forbidden":
-        section: Any = model
-        for part in fault["loc"][:-1]:
-            section = section.model_fields[part].annotation
-        return f"{source}: no such key {key!r}; known there: {', '.join(section.model_fields)}"
+        known = ", ".join(_keys_at(model, fault["loc"][:-1]))
+        return f"{source}: no such key {key!r}; known there: {known}"
     return f"{source}: {key} = {fault['input']!r} is refused: {fault['msg'].lower()}"
+
+
+def _keys_at(model: Any, place: Sequence[int | str]) -> list[str]:
+    """The keys of the section at a place, looked for through optional ones and tables of them."""
+    for part in place:
+        known = getattr(model, "model_fields", {})
+        found = known[part].annotation if part in known else model
+        parts = [found, *get_args(found)]
+        model = next((kind for kind in parts if hasattr(kind, "model_fields")), found)
+    return list(getattr(model, "model_fields", {}))

@@ -1,14 +1,8 @@
-"""Scan a tree in MVTec AD layout into a manifest, and explain every finding.
+"""Scan a dataset's tree into a manifest, one row an image, and explain every finding."""
 
-CATEGORY/train/good/000.png
-CATEGORY/test/good/000.png
-CATEGORY/test/DEFECT_TYPE/000.png
-CATEGORY/ground_truth/DEFECT_TYPE/000_mask.png
-"""
-
-import uuid
+from collections import Counter
 from collections.abc import Sequence
-from concurrent.futures import ThreadPoolExecutor
+from contextlib import ExitStack
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -16,65 +10,117 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from etstpm.catalog import MVTEC_AD_COUNTS
+from etstpm.catalog import MARKER, Declaration, load_declaration, marked_declaration, recognise
+from etstpm.judgement import Comparison, judge_counts
 from etstpm.config import digest_of
+from etstpm.decoded import ImageFile, cache_faults, in_threads, new_decoded_file
 from etstpm.errors import DatasetError, reason_of
-from etstpm.facts import KnownImages, KnownMasks
-from etstpm.findings import Scan
-from etstpm.images import (
-    UNREADABLE,
-    ImageFacts,
-    ImageFile,
-    cache_path,
-    new_cache_file,
-    read_image,
-)
-from etstpm.masks import check_mask, report_masks_without_image
-from etstpm.progress import track
-from etstpm.settings import settings
+from etstpm.facts import Facts, MaskFacts, stamp_of
+from etstpm.findings import Entry, Finding, Scan
+from etstpm.images import UNREADABLE, ImageError, ImageFacts, read_image
+from etstpm.layouts import GOOD, TREE, Layout, open_layout
+from etstpm.locks import locked
+from etstpm.masks import judge_mask, read_mask_facts
 from etstpm.tables import ALL, FINDINGS, MANIFEST
 
-GOOD = "good"
 MINIMUM_TRAIN = 2
 """One image to train on and one to hold out."""
+RESERVED = "mean"
+"""The tables' name for what is averaged over the categories."""
+RESTORE = "restore the file from its source, or remove it"
 
 
 @dataclass(frozen=True)
 class Dataset:
-    """A validated dataset: `tables.MANIFEST` rows in the order of their paths, and findings."""
+    """A validated dataset: `tables.MANIFEST` rows by category, split and path, and findings.
 
+    left_out: categories of which nothing can be made, and why.
+    """
+
+    root: Path
+    declaration: Declaration
     manifest: pa.Table
     findings: pa.Table
     digest: str
+    left_out: dict[str, str]
+    quarantined: dict[str, int]
+    """Images that were left out, by category."""
+
+    @property
+    def schema(self) -> pa.Schema:
+        """The manifest's, with the dataset's name, licence and citation in its metadata."""
+        known = {
+            f"etstpm.dataset.{key}": value
+            for key, value in self._provenance().items()
+            if isinstance(value, str)
+        }
+        return MANIFEST.with_metadata({**MANIFEST.metadata, **known})
+
+    def describe(self) -> dict[str, Any]:
+        """What the artifact's card says of it; `fingerprint` is of all images and masks."""
+        return {
+            "dataset": self._provenance(),
+            "fingerprint": self.digest,
+            "categories": self.manifest["category"].unique().to_pylist(),
+            "images": self.manifest.num_rows,
+            "findings": self.findings.num_rows,
+            "quarantined": self.quarantined,
+            "left_out": self.left_out,
+        }
+
+    def _provenance(self) -> dict[str, str | None]:
+        keys = ("name", "title", "homepage", "licence", "licence_url", "terms", "citation")
+        return {key: getattr(self.declaration, key) for key in keys}
+
+    def require(self, on_finding: str) -> "Dataset":
+        """Itself. Raises `DatasetError` where the policy does not allow what was found.
+
+        It names the first error and counts the others.
+        """
+        errors = [row for row in self.findings.to_pylist() if row["severity"] == "error"]
+        first = Finding(**errors[0]) if errors else None
+        if first is not None and (on_finding == "fail" or not self.manifest.num_rows):
+            more = f" ({len(errors) - 1} more errors: 'etstpm data validate' lists them)"
+            raise DatasetError(f"{self.root}: {first}{more if len(errors) > 1 else ''}")
+        return self
 
 
 def scan_dataset(
-    root: Path, categories: Sequence[str] | None, image_size: int, cache: Path
+    root: Path,
+    categories: Sequence[str] | None,
+    image_size: int,
+    cache: Path,
+    *,
+    name: str | None = None,
+    on_finding: str = "fail",
 ) -> Dataset:
     """Read every image and mask of the categories (all that the root holds if None).
 
     Each image is decoded fully, once: its hash and facts go to the manifest, its pixels at
-    `image_size` to the decoded cache. Raises `DatasetError` that names the first error and counts
-    the others; warnings are kept as findings.
+    `image_size` to the decoded cache. `name` is the dataset's in the catalogue, or a declaration's
+    file; without it the tree is recognised. Errors leave images out, and `Dataset.require` raises
+    if the policy says so.
     """
-    scan = Scan(root, image_size, cache)
-    try:
-        for category in choose_categories(root, categories):
-            _scan_category(scan, category)
-    except OSError as error:
-        raise DatasetError(
-            f"dataset {root}: {error.filename or root} cannot be read ({error.strerror}); "
-            "check its permissions, and that nothing changes the dataset meanwhile"
-        ) from None
-    errors = [finding for finding in scan.findings if finding.severity == "error"]
-    if errors:
-        others = f" ({len(errors) - 1} more errors in this dataset)" if len(errors) > 1 else ""
-        raise DatasetError(f"{root}: {errors[0]}{others}")
-    identity = [[row["image_path"], row["image_sha256"], row["mask_sha256"]] for row in scan.rows]
+    declaration, layout = open_root(root, name)
+    scan = Scan(root, declaration, on_finding)
+    comparison = Comparison(scan)
+    _report_root(scan, layout.categories())
+    tables, quarantined = [], {}
+    for category in choose_categories(root, categories, name):
+        before = len(scan.dropped)
+        rows = _scan_category(scan, layout, comparison, category, image_size, cache)
+        quarantined[category] = len(scan.dropped) - before
+        tables.append(pa.Table.from_pylist(rows, schema=MANIFEST))
+    manifest = pa.concat_tables(tables).unify_dictionaries()
+    identity = manifest.select(["image_path", "image_sha256", "mask_sha256"])
     return Dataset(
-        manifest=pa.Table.from_pylist(scan.rows, schema=MANIFEST),
-        findings=pa.Table.from_pylist([asdict(f) for f in scan.findings], schema=FINDINGS),
-        digest=digest_of(identity),
+        root,
+        declaration,
+        manifest,
+        pa.Table.from_pylist([asdict(finding) for finding in scan.findings], schema=FINDINGS),
+        digest_of([list(row) for row in zip(*identity.to_pydict().values(), strict=True)]),
+        scan.left_out,
+        {category: number for category, number in quarantined.items() if number},
     )
 
 
@@ -93,28 +139,31 @@ def image_files(root: Path, manifest: pa.Table, category: str, split: str) -> li
     ]
 
 
-def choose_categories(root: Path, categories: Sequence[str] | None) -> list[str]:
+def open_root(root: Path, name: str | None = None) -> tuple[Declaration, Layout]:
+    """Which dataset lies there, and how to read it. Raises `DatasetError` for no such root."""
+    if not root.is_dir():
+        raise DatasetError(
+            f"dataset {root}: no such folder; give a root in MVTec AD layout ({TREE}), "
+            "as in make run DATASET=/data/mvtec_ad"
+        )
+    declaration = recognise(root) if name is None else load_declaration(name)
+    return declaration, open_layout(root, declaration)
+
+
+def choose_categories(
+    root: Path, categories: Sequence[str] | None, name: str | None = None
+) -> list[str]:
     """The categories to run, sorted: those asked for, else all that the root holds.
 
     Reads folder names alone. Raises `DatasetError` for a root or a category that is not there.
     """
-    layout = "CATEGORY/train/good/*.png"
-    if not root.is_dir():
-        raise DatasetError(
-            f"dataset {root}: no such folder; give a root in MVTec AD layout ({layout}), "
-            "as in make run DATASET=/data/mvtec_ad"
-        )
-    found = sorted(
-        entry.name
-        for entry in root.iterdir()
-        if not entry.name.startswith(".")
-        and ((entry / "train").is_dir() or (entry / "test").is_dir())
-    )
+    _, layout = open_root(root, name)
+    found = layout.categories()
     if not found:
         is_category = (root / "train").is_dir()
         remedy = "give the folder above it" if is_category else "check the path"
-        raise DatasetError(f"dataset {root}: no category in it, expected {layout}; {remedy}")
-    unknown = [name for name in categories or () if name not in found]
+        raise DatasetError(f"dataset {root}: no category in it, expected {TREE}; {remedy}")
+    unknown = [category for category in categories or () if category not in found]
     if unknown:
         raise DatasetError(
             f"dataset {root}: no category {unknown[0]!r}; it holds {', '.join(found)}"
@@ -122,142 +171,193 @@ def choose_categories(root: Path, categories: Sequence[str] | None) -> list[str]
     return sorted(set(categories)) if categories else found
 
 
-def _scan_category(scan: Scan, category: str) -> None:
+def _report_root(scan: Scan, categories: Sequence[str]) -> None:
+    """What lies beside the categories and belongs to none."""
+    expected = {*categories, Path(scan.declaration.split_file or "").parent.name}
+    marker = scan.root / MARKER
+    if marker.is_file() and marked_declaration(scan.root) is None:
+        expected_marker = "what 'etstpm data fetch' has written"
+        remedy = "it is not used; fetch the dataset again, or remove it"
+        scan.report("marker-damaged", marker, expected_marker, "something else", remedy)
+    folders, files = scan.listing(scan.root, categories)
+    for name in (*folders, *files):
+        if name not in expected:
+            scan.report_foreign(scan.root / name, "categories", "something else")
+
+
+def _scan_category(
+    scan: Scan, layout: Layout, comparison: Comparison, category: str, size: int, cache: Path
+) -> list[dict[str, Any]]:
+    """The manifest's rows of a category; none if nothing can be made of it."""
     folder = scan.root / category
-    if not scan.has_utf8_name(folder):
-        return
-    if category == "mean":
-        scan.report("error", "reserved-name", folder, "another name", "'mean'", "rename the folder")
-    train = scan.images(folder / "train" / GOOD)
-    if len(train) < MINIMUM_TRAIN:
+    if not scan.has_usable_name(folder, category):
+        return []
+    if category == RESERVED:
+        _report_reserved(scan, folder, category)
+    try:
+        entries = layout.entries(scan, category)
+    except OSError as error:
         scan.report(
-            "error",
+            "unreadable-folder",
+            _below(scan.root, error.filename) or folder,
+            "a folder that can be read",
+            error.strerror or reason_of(error),
+            "check its permissions, and that nothing changes the dataset meanwhile",
+            category=category,
+        )
+        return []
+    if any(entry.defect_type == ALL for entry in entries):
+        _report_reserved(scan, folder / "test" / ALL, category)
+    images, masks = _read_files(scan, category, entries, size, cache)
+    comparison.judge(category, entries, images)
+    usable = {
+        entry.image: masks[entry.mask]
+        for entry in entries
+        if entry.mask is not None
+        and entry.mask in masks
+        and entry.image in images
+        and judge_mask(scan, entry, images[entry.image], masks[entry.mask])
+    }
+    judge_counts(scan, category, entries)
+    kept = [entry for entry in entries if entry.image in images and entry.image not in scan.dropped]
+    _require_both_splits(scan, category, kept)
+    if category in scan.left_out:
+        return []
+    return [
+        {
+            "category": category,
+            "split": entry.split,
+            "defect_type": entry.defect_type,
+            "label": int(entry.defect_type != GOOD),
+            "image_path": _name(scan, entry.image),
+            "image_sha256": fact.sha256,
+            "bytes": fact.bytes,
+            "width": fact.width,
+            "height": fact.height,
+            "mode": fact.mode,
+            "mask_path": _name(scan, entry.mask) if entry.mask and mask else None,
+            "mask_sha256": mask.sha256 if mask else None,
+            "mask_above": mask.above if mask else None,
+            "format": fact.format,
+            "mean": fact.mean,
+            "contrast": fact.contrast,
+        }
+        for entry in kept
+        for fact, mask in [(images[entry.image], usable.get(entry.image))]
+    ]
+
+
+def _read_files(
+    scan: Scan, category: str, entries: Sequence[Entry], size: int, cache: Path
+) -> tuple[dict[Path, ImageFacts], dict[Path, MaskFacts]]:
+    """The facts of a category's images and masks: remembered, or decoded now by all cores.
+
+    What cannot be decoded is a finding and has none.
+    """
+    above = scan.declaration.mask_above
+    facts = Facts(cache, scan.root, category)
+    if _unknown(facts, entries, above):
+        lock = facts.path.with_suffix(".lock")
+        with cache_faults(cache), locked(lock, f"validating {category}"):
+            facts = Facts(cache, scan.root, category)  # another process may have read them
+            _decode(scan, facts, category, entries, size, cache)
+            facts.save()
+    else:
+        facts.save()
+    images = {e.image: facts.found(e.image, ImageFacts) for e in entries}
+    masks = {e.mask: facts.found(e.mask, MaskFacts) for e in entries if e.mask is not None}
+    return (
+        {path: fact for path, fact in images.items() if fact is not None},
+        {path: mask for path, mask in masks.items() if mask is not None},
+    )
+
+
+def _unknown(facts: Facts, entries: Sequence[Entry], above: int) -> list[tuple[str, Path]]:
+    """What must be decoded: 'train', 'test' or 'mask', and the file."""
+    images = [(e.split, e.image) for e in entries if facts.image(e.image) is None]
+    masks = [("mask", e.mask) for e in entries if e.mask and facts.mask(e.mask, above) is None]
+    return images + masks
+
+
+def _decode(
+    scan: Scan, facts: Facts, category: str, entries: Sequence[Entry], size: int, cache: Path
+) -> None:
+    jobs = _unknown(facts, entries, scan.declaration.mask_above)
+    stamps = [stamp_of(path) for _, path in jobs]  # a file that changes meanwhile is read again
+    rows, counts = [], Counter[str]()
+    for kind, _ in jobs:
+        rows.append(counts[kind])
+        counts[kind] += 1
+    with ExitStack() as stack:
+        drafts = {
+            split: stack.enter_context(
+                new_decoded_file(f"{category}/{split}", counts[split], size, cache)
+            )
+            for split in ("train", "test")
+            if counts[split]
+        }
+
+        def read(index: int) -> ImageFacts | MaskFacts | Exception:
+            kind, path = jobs[index]
+            try:
+                if kind == "mask":
+                    return read_mask_facts(path, scan.declaration.mask_above)
+                fact, drafts[kind].pixels[rows[index]] = read_image(path, size)
+            except UNREADABLE as error:
+                return error
+            drafts[kind].sha256s[rows[index]] = fact.sha256
+            return fact
+
+        results = in_threads(read, range(len(jobs)), f"{category}: validate")
+        for (kind, path), stamp, result in zip(jobs, stamps, results, strict=True):
+            if isinstance(result, ImageFacts | MaskFacts):
+                facts.remember(path, stamp, result)
+            else:
+                _report_unreadable(scan, kind, path, result, entries)
+
+
+def _report_unreadable(
+    scan: Scan, kind: str, path: Path, fault: Exception, entries: Sequence[Entry]
+) -> None:
+    code = fault.code if isinstance(fault, ImageError) else "unreadable-image"
+    scan.report(
+        "unreadable-mask" if kind == "mask" else code,
+        path,
+        "a whole image file",
+        (isinstance(fault, OSError) and fault.strerror) or reason_of(fault),
+        RESTORE,
+        images=[entry.image for entry in entries if path in {entry.image, entry.mask}],
+    )
+
+
+def _require_both_splits(scan: Scan, category: str, kept: Sequence[Entry]) -> None:
+    folder = scan.root / category
+    train = sum(entry.split == "train" for entry in kept)
+    if train < MINIMUM_TRAIN:
+        scan.report(
             "no-train-good",
             folder / "train" / GOOD,
             f"at least {MINIMUM_TRAIN} good training images",
-            str(len(train)),
+            str(train),
             "add them, or leave the category out with CATEGORIES=",
+            category=category,
         )
-        return
-    types = scan.folders(folder / "test")
-    if folder / "test" / ALL in types:
-        scan.report(
-            "error",
-            "reserved-name",
-            folder / "test" / ALL,
-            "another name",
-            f"'{ALL}'",
-            "rename the folder, and that of its masks",
-        )
-    test = [path for defect in types for path in scan.images(defect)]
-    if not test:
-        scan.report(
-            "error", "no-test", folder / "test", "test images", "none", "add them, or leave it out"
-        )
-        return
-    _decode_split(scan, category, "train", train)
-    _decode_split(scan, category, "test", test)
-    report_masks_without_image(scan, folder, test)
-    _report_counts(scan, category, train, test)
+    elif train == len(kept):
+        remedy = "add them, or leave it out"
+        path = folder / "test"
+        scan.report("no-test", path, "test images", "none", remedy, category=category)
 
 
-def _decode_split(scan: Scan, category: str, split: str, paths: list[Path]) -> None:
-    """Append the split's rows to the manifest and its pixels to the cache."""
-    known = KnownImages(scan.cache, scan.root / category / split, paths)
-    masks = KnownMasks(scan.cache, scan.root / category / "ground_truth")
-    recalled = known.recall(
-        lambda hashes: cache_path(f"{category}/{split}", scan.size, hashes, scan.cache)
-    )
-    facts: Sequence[ImageFacts | None] = recalled or _decode(scan, category, split, paths)
-    if recalled is None:
-        known.remember(facts)
-    for path, fact in zip(paths, facts, strict=True):
-        if fact is None:
-            continue
-        defect_type = path.parent.name
-        mask = None if defect_type == GOOD else check_mask(scan, path, fact, masks)
-        scan.rows.append(
-            {
-                "category": category,
-                "split": split,
-                "defect_type": defect_type,
-                "label": int(defect_type != GOOD),
-                "image_path": path.relative_to(scan.root).as_posix(),
-                "image_sha256": fact.sha256,
-                "bytes": fact.bytes,
-                "width": fact.width,
-                "height": fact.height,
-                "mode": fact.mode,
-                "mask_path": None if mask is None else mask[0],
-                "mask_sha256": None if mask is None else mask[1],
-            }
-        )
-    if split == "test":
-        masks.save()
+def _report_reserved(scan: Scan, path: Path, category: str) -> None:
+    remedy = "rename the folder, and that of its masks"
+    found = repr(path.name)
+    scan.report("reserved-name", path, "another name", found, remedy, category=category)
 
 
-def _decode(scan: Scan, category: str, split: str, paths: list[Path]) -> list[ImageFacts | None]:
-    """Decode every image of a split; None for one that cannot be, which is a finding."""
-    name = f"{category}/{split}"
-    temporary = cache_path(name, scan.size, [uuid.uuid4().hex], scan.cache)
-    with new_cache_file(temporary, len(paths), scan.size) as pixels:
-
-        def decode(index: int) -> ImageFacts | Exception:
-            try:
-                fact, pixels[index] = read_image(paths[index], scan.size)
-            except UNREADABLE as error:
-                return error
-            return fact
-
-        with ThreadPoolExecutor(settings().threads) as pool:
-            results = list(
-                track(pool.map(decode, range(len(paths))), f"{name}: decode", len(paths))
-            )
-    facts: list[ImageFacts | None] = []
-    for path, result in zip(paths, results, strict=True):
-        if isinstance(result, ImageFacts):
-            facts.append(result)
-            continue
-        facts.append(None)
-        scan.report(
-            "error",
-            "unreadable-image",
-            path,
-            "a whole image file",
-            reason_of(result),
-            "restore the file from its source, or remove it",
-        )
-    whole = [fact.sha256 for fact in facts if fact is not None]
-    if len(whole) == len(paths):
-        temporary.replace(cache_path(name, scan.size, whole, scan.cache))
-    else:
-        temporary.unlink()
-    return facts
+def _name(scan: Scan, path: Path) -> str:
+    return path.relative_to(scan.root).as_posix()
 
 
-def _report_counts(scan: Scan, category: str, train: Sequence[Path], test: Sequence[Path]) -> None:
-    good = sum(path.parent.name == GOOD for path in test)
-    official = MVTEC_AD_COUNTS.get(category)
-    counts = {"train/good": len(train), "test/good": good, "test (defective)": len(test) - good}
-    if official is not None:
-        expected = (official.train_good, official.test_good, official.test_defective)
-        for (name, found), number in zip(counts.items(), expected, strict=True):
-            if found != number:
-                scan.report(
-                    "warning",
-                    "count",
-                    scan.root / category / name,
-                    f"{number} images as in MVTec AD's release",
-                    str(found),
-                    "results are not comparable with published ones until it is complete",
-                )
-    elif good == 0 or good == len(test):
-        lacking = "good" if good == 0 else "defective"
-        scan.report(
-            "warning",
-            "one-class",
-            scan.root / category / "test",
-            f"{lacking} test images",
-            "none",
-            "AUROC is not defined without them and will be null",
-        )
+def _below(root: Path, name: str | None) -> Path | None:
+    """A path that an error names, if it lies in the dataset."""
+    return Path(name) if name is not None and Path(name).is_relative_to(root) else None

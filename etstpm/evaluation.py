@@ -1,7 +1,7 @@
 """What a category's scores are worth: every metric, its interval, over all and by defect type."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
@@ -72,6 +72,12 @@ class Subset:
         """Whether no class is a single image, of which every draw is the same."""
         return 1 not in (self.figures["n_good"], self.figures["n_defective"])
 
+    def add_undefined(self, protocol: str, level: str) -> None:
+        """Metrics of which nothing is known: null, without intervals."""
+        names = (METRICS_OF_LEVEL if self.group is None else METRICS_OF_TYPE)[level]
+        self.figures["values"].setdefault(protocol, {})[level] = dict.fromkeys(names)
+        self.figures["intervals"].setdefault(protocol, {})[level] = {}
+
     def add(self, protocol: str, level: str, values: Metrics, counts: ImageCounts) -> None:
         """Keep the metrics of this subset and work out their intervals."""
         names = (METRICS_OF_LEVEL if self.group is None else METRICS_OF_TYPE)[level]
@@ -94,11 +100,14 @@ def evaluate(
     groups: Sequence[str | None],
     scores: Mapping[str, npt.NDArray[np.float64]],
     pixels: Mapping[str, tuple[Images, Images]],
+    has_mask: Sequence[bool] | None = None,
 ) -> Evaluation:
     """Judge N scored images.
 
     groups: the defect type of each, None where it is good. scores: (N,), by protocol.
     pixels: masks and maps, by protocol; see `ranking.rank_pixels`.
+    has_mask: whether it is known where an image is defective (of all, if None). The pixels of the
+    others count for nothing.
     """
     types = sorted({name for name in groups if name is not None})
     numbers = [0 if name is None else 1 + types.index(name) for name in groups]
@@ -114,7 +123,20 @@ def evaluate(
             labels, own = is_defective[subset.chosen], found[subset.chosen]
             values = image_metrics(labels, own)
             subset.add(protocol, "image", values, ImageCounts.of_images(labels, own))
+    known = [i for i in range(len(groups)) if has_mask is None or has_mask[i]]
+    if len(known) < len(groups):
+        pixels = {name: (_Chosen(a, known), _Chosen(b, known)) for name, (a, b) in pixels.items()}
+        numbers = [numbers[i] for i in known]
+        subsets = {
+            name: replace(subset, chosen=own.chosen, weights=own.weights)
+            for name, subset in subsets.items()
+            for own in [_subset(f"{category}/{name or ''}", numbers, subset.group)]
+        }
     for protocol, (masks, maps) in pixels.items():
+        if not known:
+            for subset in subsets.values():
+                subset.add_undefined(protocol, "pixel")
+            continue
         ranks = rank_pixels(masks, maps, numbers)
         every = ranks.of()
         curves[protocol, "pixel", "roc"] = roc_curve(every)
@@ -129,6 +151,20 @@ def evaluate(
         whole.replicates,
         {name: curve for name, curve in curves.items() if curve is not None},
     )
+
+
+@dataclass(frozen=True)
+class _Chosen:
+    """Some of the images, none of which is made before it is asked for."""
+
+    images: Images
+    chosen: Sequence[int]
+
+    def __len__(self) -> int:
+        return len(self.chosen)
+
+    def __getitem__(self, index: int) -> npt.NDArray[Any]:
+        return self.images[self.chosen[index]]
 
 
 def _subset(name: str, numbers: Sequence[int], group: int | None) -> Subset:

@@ -1,22 +1,23 @@
-"""Decode, resize, normalise; and the decoded cache, one memory-mapped file a split."""
+"""Decode, resize, normalise: from an image file to what a network takes."""
 
 import hashlib
 import io
-import uuid
-from collections.abc import Sequence
-from concurrent.futures import ThreadPoolExecutor
+import stat
+import struct
+import warnings
+import zlib
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 import numpy.typing as npt
 import torch
-from PIL import Image
+from PIL import Image, UnidentifiedImageError
 from torch import Tensor
 
-from etstpm.errors import ConfigError, DatasetError
-from etstpm.progress import track
-from etstpm.settings import settings
+from etstpm.errors import reason_of
 
 IMAGENET_MEAN = (0.485, 0.456, 0.406)
 IMAGENET_STD = (0.229, 0.224, 0.225)
@@ -24,12 +25,32 @@ IMAGENET_STD = (0.229, 0.224, 0.225)
 Pixels = npt.NDArray[np.uint8]
 """Images (N, H, W, 3), uint8, RGB."""
 
+FORMATS = ("PNG", "JPEG", "BMP", "TIFF")
+"""What is decoded, whatever a file is called: no other of Pillow's many parsers sees a byte."""
+
 # A PNG of a few kilobytes can claim gigapixels: refuse what no camera on a line delivers.
 # Pillow warns from this many pixels and refuses twice as many.
 Image.MAX_IMAGE_PIXELS = 200_000_000
+PNG = b"\x89PNG\r\n\x1a\n"
+ORIENTATION = 274  # EXIF's tag; 1: as stored
+LEVELS = np.arange(256)
+LARGEST_FILE = 2**30  # bytes; decoding reads a file whole
 
-UNREADABLE = (OSError, SyntaxError, ValueError, Image.DecompressionBombError)
-"""What Pillow raises for a file that is not a whole image."""
+# What Pillow warns of (odd metadata, palettes) is no news for whoever runs this; what matters is
+# found by `_notes`.
+warnings.filterwarnings("ignore", module="PIL")
+
+
+class ImageError(Exception):
+    """A file that can be read and is no image to train on; `code` is that of its finding."""
+
+    def __init__(self, code: str, message: str) -> None:
+        super().__init__(message)
+        self.code = code
+
+
+UNREADABLE = (OSError, ImageError)
+"""What `read_image` and `read_grey` raise for a file that is not a whole image."""
 
 
 @dataclass(frozen=True)
@@ -41,27 +62,111 @@ class ImageFacts:
     width: int
     height: int
     mode: str
+    format: str
+    mean: float
+    """Mean of the grey values at the image's own size, 0 to 255."""
+    contrast: float
+    """Their standard deviation."""
+    notes: tuple[str, ...]
+    """Codes of findings that the file itself gives rise to."""
 
 
 def read_image(path: Path, size: int) -> tuple[ImageFacts, Pixels]:
     """Decode a whole image file and resize it to (size, size, 3), uint8, RGB.
 
     Bilinear with antialias on the 8-bit image (Pillow), as the papers' code does through
-    torchvision. Grey images are repeated over the three channels. Raises one of `UNREADABLE` for
-    a file that is not a whole image.
+    torchvision. Grey images are repeated over the three channels, alpha is dropped. Raises one of
+    `UNREADABLE` for a file that is not a whole image.
     """
-    return decode_image(path.read_bytes(), size)
+    return decode_image(read_file(path), size)
 
 
 def decode_image(content: bytes, size: int) -> tuple[ImageFacts, Pixels]:
     """The same of a file's content, wherever that was read."""
-    with Image.open(io.BytesIO(content)) as image:
-        image.load()
+    with _pillows_faults():
+        image = _decode(content)
+        values = _to_8_bit(image)
+        histogram = np.array(values.convert("L").histogram(), np.float64)
+        mean = float(histogram @ LEVELS / histogram.sum())
         facts = ImageFacts(
-            hashlib.sha256(content).hexdigest(), len(content), image.width, image.height, image.mode
+            hashlib.sha256(content).hexdigest(),
+            len(content),
+            image.width,
+            image.height,
+            image.mode,
+            image.format or "",
+            mean,
+            float(np.sqrt(histogram @ (LEVELS - mean) ** 2 / histogram.sum())),
+            _notes(image),
         )
-        resized = _to_8_bit(image).convert("RGB").resize((size, size), Image.Resampling.BILINEAR)
-    return facts, np.asarray(resized, dtype=np.uint8)
+        resized = values.convert("RGB").resize((size, size), Image.Resampling.BILINEAR)
+        return facts, np.asarray(resized, dtype=np.uint8)
+
+
+def read_file(path: Path) -> bytes:
+    """A regular file's contents. A pipe would wait for its writer for ever, a device never end."""
+    found = path.stat()
+    if not stat.S_ISREG(found.st_mode):
+        raise ImageError("not-a-file", "something else (folder, pipe or device)")
+    if found.st_size > LARGEST_FILE:
+        raise ImageError("too-large", f"{found.st_size} bytes, allowed are {LARGEST_FILE}")
+    return path.read_bytes()
+
+
+@contextmanager
+def _pillows_faults() -> Iterator[None]:
+    """An `ImageError` for whatever Pillow's parsers stumble over in damaged bytes."""
+    try:
+        yield
+    except ImageError:
+        raise
+    except UnidentifiedImageError:  # its text ends in the address of a buffer
+        raise ImageError("unknown-format", "neither PNG, JPEG, BMP nor TIFF") from None
+    except Image.DecompressionBombError as error:
+        raise ImageError("too-many-pixels", reason_of(error)) from None
+    except Exception as error:
+        raise ImageError("damaged-image", reason_of(error)) from None
+
+
+def _decode(content: bytes) -> Image.Image:
+    """The whole first picture of a file's contents."""
+    if not content:
+        raise ImageError("empty-file", "an empty file")
+    if content.startswith(PNG):
+        _check_png(content)
+    image = Image.open(io.BytesIO(content), formats=FORMATS)
+    image.load()
+    return image
+
+
+def _check_png(content: bytes) -> None:
+    """Every chunk to the last with its checksum: Pillow stops reading where the picture is full."""
+    place, kind = len(PNG), b""
+    while kind != b"IEND":
+        if place + 12 > len(content):
+            raise ImageError("damaged-image", "a PNG that is cut off")
+        (length,) = struct.unpack_from(">I", content, place)
+        end = place + 8 + length
+        kind = content[place + 4 : place + 8]
+        if end + 4 > len(content):
+            raise ImageError("damaged-image", "a PNG that is cut off")
+        checksum = zlib.crc32(memoryview(content)[place + 4 : end])
+        if content[end : end + 4] != checksum.to_bytes(4, "big"):
+            raise ImageError("damaged-image", f"a PNG whose checksum at byte {place} is wrong")
+        place = end + 4
+
+
+def _notes(image: Image.Image) -> tuple[str, ...]:
+    """Codes of what a file holds beside one opaque upright picture, all of which is left unused."""
+    notes = []
+    # A camera's JPEG may carry a preview as its second picture (MPO).
+    if getattr(image, "n_frames", 1) > 1 and image.format != "MPO":
+        notes.append("several-pictures")
+    if image.getexif().get(ORIENTATION, 1) not in {0, 1}:
+        notes.append("turned-by-exif")
+    if image.mode in {"LA", "RGBA"} and image.getchannel("A").histogram()[:255] != [0] * 255:
+        notes.append("transparent")
+    return tuple(notes)
 
 
 def _to_8_bit(image: Image.Image) -> Image.Image:
@@ -70,21 +175,20 @@ def _to_8_bit(image: Image.Image) -> Image.Image:
         values = np.asarray(image).astype(np.uint32)
         return Image.fromarray(((values + 128) // 257).astype(np.uint8))
     if image.mode in {"I", "F"}:
-        raise ValueError(
-            "32-bit grey values, of which none is known to be white: save 8 or 16 bits"
-        )
+        raise ImageError("too-many-bits", "32-bit grey values, of which none is known to be white")
     return image
 
 
 def read_grey(path: Path) -> npt.NDArray[np.uint8]:
     """A mask file's grey values (H, W) at its own size. Raises one of `UNREADABLE`."""
-    with Image.open(path) as image:
-        return np.asarray(_to_8_bit(image).convert("L"))
+    content = read_file(path)
+    with _pillows_faults():
+        return np.asarray(_to_8_bit(_decode(content)).convert("L"))
 
 
-def read_mask(path: Path) -> npt.NDArray[np.bool_]:
-    """A ground-truth mask (H, W) at its own size, true where defective (grey value above 127)."""
-    return read_grey(path) > 127
+def read_mask(path: Path, above: int = 127) -> npt.NDArray[np.bool_]:
+    """A ground-truth mask (H, W) at its own size, true where its grey value is above `above`."""
+    return read_grey(path) > above
 
 
 def resize_mask(mask: npt.NDArray[np.bool_], size: int) -> npt.NDArray[np.bool_]:
@@ -125,77 +229,3 @@ def normalise_tensor(pixels: Tensor) -> Tensor:
     mean = torch.tensor(IMAGENET_MEAN, device=pixels.device).view(1, 3, 1, 1) * 255
     std = torch.tensor(IMAGENET_STD, device=pixels.device).view(1, 3, 1, 1) * 255
     return images.sub_(mean).div_(std)
-
-
-@dataclass(frozen=True)
-class ImageFile:
-    """An image of the manifest: where it lies and the hash it had when it was validated."""
-
-    path: Path
-    sha256: str
-
-
-def cache_path(name: str, size: int, sha256s: Sequence[str], cache: Path) -> Path:
-    """Where the decoded images of a split lie: their contents and the size make the name."""
-    digest = hashlib.sha256("\n".join([str(size), *sha256s]).encode()).hexdigest()
-    return cache / "decoded" / f"{name.replace('/', '-')}-{size}-{digest[:24]}.npy"
-
-
-def load_pixels(name: str, files: Sequence[ImageFile], size: int, cache: Path) -> Pixels:
-    """The decoded images of `files`, memory-mapped read-only; decoded now if not in the cache.
-
-    `name` is for people ("bottle/train"). Raises `DatasetError` if a file is no longer the one
-    that was validated.
-    """
-    path = cache_path(name, size, [file.sha256 for file in files], cache)
-    if not path.exists():
-        with new_cache_file(path, len(files), size) as pixels:
-
-            def decode(index: int) -> None:
-                facts, pixels[index] = read_image(files[index].path, size)
-                if facts.sha256 != files[index].sha256:
-                    raise DatasetError(
-                        f"{files[index].path}: changed since it was validated (SHA-256 "
-                        f"{files[index].sha256[:12]} expected, {facts.sha256[:12]} found); "
-                        "run again"
-                    )
-
-            with ThreadPoolExecutor(settings().threads) as pool:
-                for _ in track(pool.map(decode, range(len(files))), f"{name}: decode", len(files)):
-                    pass
-    array: Pixels = np.load(path, mmap_mode="r")
-    return array
-
-
-class new_cache_file:  # noqa: N801 - reads as the verb it is in a with statement
-    """Fill a cache file under a temporary name; it gets its own name when the block has ended.
-
-    Two processes may do so at once, and either may be killed: whoever is last replaces the file
-    by one of equal content.
-    """
-
-    def __init__(self, path: Path, count: int, size: int) -> None:
-        self.path = path
-        self.partial = path.with_name(f".{path.name}.{uuid.uuid4().hex}")
-        self.shape = (count, size, size, 3)
-
-    def __enter__(self) -> Pixels:
-        try:
-            self.path.parent.mkdir(parents=True, exist_ok=True)
-            self.pixels = np.lib.format.open_memmap(
-                self.partial, mode="w+", dtype=np.uint8, shape=self.shape
-            )
-        except OSError as error:
-            raise ConfigError(
-                f"cache {self.path.parent} cannot be written ({error.strerror}); set ETSTPM_CACHE "
-                "to a folder that can, with room for the decoded images"
-            ) from None
-        return self.pixels
-
-    def __exit__(self, fault: type[BaseException] | None, *_: object) -> None:
-        if fault is None:
-            self.pixels.flush()
-            self.partial.replace(self.path)
-        else:
-            self.partial.unlink(missing_ok=True)
-        del self.pixels

@@ -11,9 +11,10 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from etstpm.config import Config, digest_of
-from etstpm.dataset import GOOD, image_files, rows_of
+from etstpm.dataset import image_files, rows_of
+from etstpm.decoded import load_pixels
 from etstpm.errors import WeightsError
-from etstpm.images import Pixels, load_pixels, read_mask
+from etstpm.images import Pixels, read_mask
 from etstpm.networks import RANDOM_WEIGHTS, TeacherWeights, load_weights
 from etstpm.sample import MARKER, SAMPLE_VERSION, draw_sample
 from etstpm.settings import settings
@@ -38,9 +39,7 @@ class Inputs:
 
     def digest(self, category: str, split: str) -> str:
         """Of the contents alone, in order: a renamed root changes nothing."""
-        return digest_of(
-            [[row["image_sha256"], row["mask_sha256"]] for row in self.rows(category, split)]
-        )
+        return digest_of([_contents(row) for row in self.rows(category, split)])
 
 
 def is_sample(config: Config) -> bool:
@@ -83,7 +82,18 @@ def proven_weights(config: Config) -> TeacherWeights:
 
 
 def own_mask(root: Path, row: Mapping[str, Any]) -> npt.NDArray[np.bool_]:
-    """An image's mask at the image's own size."""
-    if row["defect_type"] == GOOD:
+    """An image's mask at the image's own size; without one nothing is marked."""
+    if row["mask_path"] is None:
         return np.zeros((row["height"], row["width"]), bool)
-    return read_mask(root / row["mask_path"])
+    return read_mask(root / row["mask_path"], row["mask_above"])
+
+
+def has_mask(row: Mapping[str, Any]) -> bool:
+    """Whether it is known where an image is defective: nowhere, or where its mask says."""
+    return row["label"] == 0 or row["mask_path"] is not None
+
+
+def _contents(row: Mapping[str, Any]) -> list[object]:
+    """What a row's image and mask are; the usual cut of a mask's grey values goes unsaid."""
+    contents = [row["image_sha256"], row["mask_sha256"]]
+    return contents if row["mask_above"] in {None, 127} else [*contents, row["mask_above"]]

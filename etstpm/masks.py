@@ -1,101 +1,61 @@
-"""Ground-truth masks: each belongs to its image by path, and is as it should be."""
+"""Ground-truth masks: what decoding one shows, and what is wrong with it beside its image."""
 
-from collections.abc import Iterable
 from pathlib import Path
 
-import numpy as np
-
-from etstpm.errors import reason_of
-from etstpm.facts import KnownMasks
-from etstpm.findings import Scan
-from etstpm.images import UNREADABLE, ImageFacts, read_grey
+from etstpm.facts import MaskFacts
+from etstpm.findings import Entry, Scan
+from etstpm.images import ImageFacts, read_grey
 from etstpm.storage import file_sha256
 
 
-def mask_path_of(image_path: Path) -> Path:
-    """CATEGORY/test/DEFECT/000.png to CATEGORY/ground_truth/DEFECT/000_mask.png.
-
-    By path, never by sort order: one stray file would shift every mask after it.
-    """
-    category = image_path.parents[2]
-    return category / "ground_truth" / image_path.parent.name / f"{image_path.stem}_mask.png"
-
-
-def check_mask(
-    scan: Scan, image: Path, fact: ImageFacts, known: KnownMasks
-) -> tuple[str, str] | None:
-    """A defective image's mask: its relative path and SHA-256; None if it cannot be read."""
-    path = mask_path_of(image)
-    if not path.is_file():
-        scan.report(
-            "error",
-            "image-without-mask",
-            image,
-            f"a mask at {path.relative_to(scan.root).as_posix()}",
-            "none",
-            "restore the mask, or remove the image",
-        )
-        return None
-    name = path.relative_to(scan.root).as_posix()
-    key, sha256 = known.find(path, fact)
-    if sha256 is not None:
-        return name, sha256
-    try:
-        mask = read_grey(path)
-    except UNREADABLE as error:
-        scan.report(
-            "error",
-            "unreadable-mask",
-            path,
-            "a whole image file",
-            reason_of(error),
-            "restore the file from its source",
-        )
-        return None
+def read_mask_facts(path: Path, above: int) -> MaskFacts:
+    """Decode a mask fully. Raises one of `images.UNREADABLE`."""
+    grey = read_grey(path)
     sha256 = file_sha256(path)
-    if mask.shape != (fact.height, fact.width):
+    height, width = grey.shape
+    defective = grey > above
+    lowest, highest = int(grey.min()), int(grey.max())
+    return MaskFacts(
+        sha256,
+        width,
+        height,
+        above,
+        is_empty=highest <= above,
+        is_full=lowest > above,
+        # A release may number the kinds of defect; then every value above the cut counts.
+        is_binary=above == 0 or bool(((grey == 0) | (grey == 255))[defective | (grey > 0)].all()),
+    )
+
+
+def judge_mask(scan: Scan, entry: Entry, image: ImageFacts, mask: MaskFacts) -> bool:
+    """Whether the mask can be used; what is wrong with it is a finding."""
+    path = entry.mask
+    if path is None:
+        return False
+    if (mask.width, mask.height) != (image.width, image.height):
         scan.report(
-            "error",
             "mask-size",
             path,
-            f"{fact.width}x{fact.height} as its image",
-            f"{mask.shape[1]}x{mask.shape[0]}",
+            f"{image.width}x{image.height} as its image",
+            f"{mask.width}x{mask.height}",
             "restore the mask that belongs to this image",
+            images=[entry.image],
         )
-    elif not (mask > 127).any():
+        return False
+    if mask.is_empty:
         scan.report(
-            "error",
             "mask-empty",
             path,
             "a defective pixel",
             "none",
             "restore the mask, or move the image to test/good",
+            images=[entry.image],
         )
-    elif not np.isin(mask, (0, 255)).all():
-        scan.report(
-            "warning",
-            "mask-not-binary",
-            path,
-            "0 and 255",
-            "other values",
-            "above 127 is defective",
-        )
-    else:
-        known.remember(key, sha256)
-    return name, sha256
-
-
-def report_masks_without_image(scan: Scan, folder: Path, test: Iterable[Path]) -> None:
-    expected = {mask_path_of(path) for path in test}
-    for defect in scan.folders(folder / "ground_truth"):
-        for path in scan.images(defect):
-            if path not in expected:
-                image = f"test/{defect.name}/{path.stem.removesuffix('_mask')}"
-                scan.report(
-                    "error",
-                    "mask-without-image",
-                    path,
-                    f"an image {folder.name}/{image}.png",
-                    "none",
-                    "restore the image, or remove the mask",
-                )
+        return False
+    if mask.is_full:
+        found, remedy = "none", "is all of it defective? Mend the mask if not"
+        scan.report("mask-full", path, "a good pixel", found, remedy)
+    if not mask.is_binary:
+        found, remedy = "other values", f"above {mask.above} is defective; save it as PNG"
+        scan.report("mask-not-binary", path, "0 and 255", found, remedy)
+    return True

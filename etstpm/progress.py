@@ -7,12 +7,14 @@ from typing import TypeVar
 from rich.console import Console
 from rich.progress import (
     BarColumn,
+    DownloadColumn,
     MofNCompleteColumn,
     Progress,
     ProgressColumn,
     Task,
     TextColumn,
     TimeRemainingColumn,
+    TransferSpeedColumn,
 )
 from rich.text import Text
 
@@ -30,22 +32,22 @@ class RateColumn(ProgressColumn):
 class Bar:
     """One line: what is done, how much of it, how fast, how long still, and a few numbers.
 
-    total: None where nobody knows yet.
+    total: None where nobody knows yet. in_bytes: it counts bytes.
     """
 
-    def __init__(self, description: str, total: int | None) -> None:
+    def __init__(self, description: str, total: int | None, *, in_bytes: bool = False) -> None:
         is_shown = sys.stderr.isatty()
         self._progress = Progress(
             TextColumn("{task.description:<28}"),
             BarColumn(bar_width=24),
-            MofNCompleteColumn(),
-            RateColumn(),
+            DownloadColumn() if in_bytes else MofNCompleteColumn(),
+            TransferSpeedColumn() if in_bytes else RateColumn(),
             TimeRemainingColumn(elapsed_when_finished=True),
             TextColumn("{task.fields[numbers]}"),
             console=Console(stderr=True),
             disable=not is_shown,
         )
-        self._task = self._progress.add_task(description, total=total, numbers="")
+        self._task = self._progress.add_task(description, total=total or None, numbers="")
 
     def __enter__(self) -> "Bar":
         self._progress.start()
@@ -57,6 +59,10 @@ class Bar:
     def advance(self, count: int = 1) -> None:
         """`count` more are done."""
         self._progress.update(self._task, advance=count)
+
+    def expect(self, total: int) -> None:
+        """So many in all, where that was not known before."""
+        self._progress.update(self._task, total=total)
 
     def show(self, **numbers: float) -> None:
         """Numbers at the end of the line, such as an epoch's loss."""

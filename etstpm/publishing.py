@@ -100,6 +100,12 @@ def publish_run(
     again under the same id, a run that is whole and made of the same is left as it is; another
     loses its `run.json` first, so that no record ever stands beside tables it does not describe.
     """
+    dataset = store.find(dataset_key)
+    card = dataset.card if dataset is not None else {}
+    outcomes = outcomes + [
+        Outcome(category, failure=f"left out of the dataset: {reason}")
+        for category, reason in card.get("left_out", {}).items()
+    ]
     artifacts = {
         outcome.category: store.get(outcome.scores_key)
         for outcome in outcomes
@@ -113,6 +119,7 @@ def publish_run(
         dataset_key=dataset_key,
         teacher_key=teacher_key,
         outcomes=outcomes,
+        quarantined=card.get("quarantined"),
     )
     before = read_runs(store, [run_id]).get(run_id)
     latest = latest_run(store)
@@ -145,8 +152,12 @@ def run_record(
     dataset_key: str,
     teacher_key: str,
     outcomes: list[Outcome],
+    quarantined: Mapping[str, int] | None = None,
 ) -> Record:
-    """What `run.json` says of a run, but for its files and the gate's verdict."""
+    """What `run.json` says of a run, but for its files and the gate's verdict.
+
+    quarantined: images that were left out of the dataset, by category.
+    """
     is_complete = all(outcome.failure is None for outcome in outcomes)
     return {
         "run_id": run_id,
@@ -158,6 +169,7 @@ def run_record(
         "versions": {"etstpm": __version__},
         "dataset": dataset_key,
         "teacher": teacher_key,
+        "quarantined": dict(quarantined or {}),
         "outcomes": [asdict(outcome) for outcome in outcomes],
     }
 
@@ -213,11 +225,14 @@ def _metric_groups(
         "dataset_digest": record["dataset"].rsplit("/", 1)[-1],
         "created_at": datetime.fromisoformat(record["created_at"]),
     }
+    left_out: dict[str, int] = record["quarantined"]
     of_all = []
     for outcome in outcomes:
+        common["n_quarantined"] = left_out.get(outcome.category, 0)
         rows = category_rows(outcome.category, artifacts.get(outcome.category), outcome.failure)
         of_all += [row for row in rows if row["defect_type"] == ALL]
         yield pa.Table.from_pylist([common | row for row in rows], schema=METRICS)
+    common["n_quarantined"] = sum(left_out.values())
     means = mean_rows(of_all, sum_replicates(store, artifacts.values()))
     yield pa.Table.from_pylist([common | row for row in means], schema=METRICS)
 

@@ -36,6 +36,18 @@ class Settings(BaseSettings):
     store_timeout: float = Field(
         30.0, gt=0.0, description="Seconds of silence after which a store's answer is given up."
     )
+    cache_gib: float = Field(
+        64.0,
+        ge=0.0,
+        description="Decoded images are kept on disk up to this size (GiB); what was used least "
+        "recently goes first.",
+    )
+    attempts: int = Field(
+        8, ge=1, description="Passes over a download's addresses in which nothing arrives."
+    )
+    stall_seconds: float = Field(
+        30.0, gt=0.0, description="A connection that is silent for so long counts as broken (s)."
+    )
     feature_cache_gib: float = Field(
         8.0, ge=0.0, description="Teacher features are kept in memory up to this size (GiB)."
     )

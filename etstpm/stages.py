@@ -24,14 +24,15 @@ from etstpm.addresses import Address, address_scores, address_student, address_t
 from etstpm.cards import VERSIONS, commit_network, load_network, make_card
 from etstpm.compute import choose_compute
 from etstpm.config import Config, digest_of
-from etstpm.dataset import GOOD, choose_categories, scan_dataset
+from etstpm.dataset import choose_categories, scan_dataset
 from etstpm.distillation import WarmStart, distil_student
 from etstpm.errors import DamagedArtifactError
 from etstpm.evaluation import evaluate
 from etstpm.finetuning import finetune_teacher
 from etstpm.gallery import thumbnail_table
 from etstpm.images import resize_mask
-from etstpm.inputs import Inputs, dataset_root, open_inputs, own_mask, proven_weights
+from etstpm.inputs import Inputs, dataset_root, has_mask, open_inputs, own_mask, proven_weights
+from etstpm.layouts import GOOD
 from etstpm.maps import save_maps
 from etstpm.networks import FeaturePyramid, TeacherWeights
 from etstpm.pictures import draw_hardest
@@ -48,7 +49,6 @@ from etstpm.tables import (
     CURVES,
     FINDINGS,
     IMAGE_SCORES,
-    MANIFEST,
     OFFICIAL,
     PAPER,
     REPLICATES,
@@ -75,29 +75,30 @@ def validate(config: Config, store: Store) -> str:
     is written: the weights, the device, the store.
     """
     root = dataset_root(config)
-    choose_categories(root, config.dataset.categories)
+    choose_categories(root, config.dataset.categories, config.dataset.name)
     proven_weights(config)
     choose_compute(config)
     store.check_writable()
     dataset = scan_dataset(
-        root, config.dataset.categories, config.dataset.image_size, settings().cache
-    )
+        root,
+        config.dataset.categories,
+        config.dataset.image_size,
+        settings().cache,
+        name=config.dataset.name,
+        on_finding=config.dataset.on_finding,
+    ).require(config.dataset.on_finding)
     findings = dataset.findings.to_pylist()
     key = f"datasets/{digest_of([VERSIONS['dataset'], dataset.digest, findings])}"
 
     def make() -> None:
         with tempfile.TemporaryDirectory(prefix="etstpm-") as folder:
-            write_parquet(Path(folder) / "manifest.parquet", MANIFEST, [dataset.manifest])
+            write_parquet(Path(folder) / "manifest.parquet", dataset.schema, [dataset.manifest])
             write_parquet(Path(folder) / "findings.parquet", FINDINGS, [dataset.findings])
             store.commit(
                 key,
                 Path(folder),
                 make_card("dataset", config, inputs={"content": dataset.digest})
-                | {
-                    "categories": dataset.manifest["category"].unique().to_pylist(),
-                    "images": dataset.manifest.num_rows,
-                    "findings": len(findings),
-                },
+                | dataset.describe(),
             )
 
     return make_once(store, key, make, verified=("manifest.parquet", "findings.parquet"))
@@ -254,6 +255,7 @@ def _make_scores(
         [None if row["defect_type"] == GOOD else row["defect_type"] for row in rows],
         {PAPER: scored.scores},
         {PAPER: (masks, scored.maps), OFFICIAL: (own_masks, own_maps)},
+        [has_mask(row) for row in rows],
     )
     metrics = evaluation.figures | {
         "threshold": threshold,

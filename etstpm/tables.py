@@ -136,6 +136,12 @@ METRICS = _schema(
         "'all', or a test folder's name: its images among the good ones; at pixel level its "
         "defective pixels among the good pixels of its and of the good images",
     ),
+    _field(
+        "n_quarantined",
+        pa.int64(),
+        "the category's images that were left out because of findings in the dataset",
+        "image",
+    ),
 )
 
 RUNS = _schema(
@@ -240,18 +246,31 @@ MANIFEST = _schema(
     _field("mode", _NAME, "Pillow's colour mode of the file"),
     _field("mask_path", _TEXT, "ground-truth mask of a defective image, relative to the root"),
     _field("mask_sha256", _TEXT, "SHA-256 of the mask file"),
+    _field("mask_above", pa.int16(), "grey values of the mask above this are defective"),
+    _field("format", _NAME, "file format by its contents: PNG, JPEG, MPO, BMP or TIFF"),
+    _field("mean", pa.float64(), "mean grey value at the image's own size, 0 to 255"),
+    _field("contrast", pa.float64(), "standard deviation of the grey values"),
 )
 
 FINDINGS = _schema(
     "findings",
     "datasets/<digest>/findings.parquet",
     "one a finding of the validation",
-    _field("severity", _NAME, "'error' stops the run, 'warning' does not"),
+    _field(
+        "severity",
+        _NAME,
+        "'error' stops the run or leaves images out, as dataset.on_finding says; 'warning' neither",
+    ),
     _field("code", _NAME, "kind of finding"),
     _field("path", _TEXT, "where, relative to the dataset's root"),
     _field("expected", _TEXT, "what should be there"),
     _field("found", _TEXT, "what is there"),
     _field("remedy", _TEXT, "what to do"),
+    _field(
+        "quarantined",
+        pa.int64(),
+        "images left out because of it, those not counted that another finding left out before",
+    ),
 )
 
 STUDENT_HISTORY = _schema(

@@ -21,7 +21,7 @@ from prefect.states import Completed, Failed
 
 from etstpm.config import Config
 from etstpm.errors import reason_of
-from etstpm.publishing import Outcome
+from etstpm.publishing import Outcome, load_run
 from etstpm.stages import categories_of
 from etstpm.storage import Store
 from etstpm.warm_start import pin_run
@@ -50,7 +50,8 @@ def etstpm(config: Config) -> State:
     run_id = publish(config, new_run_id(), started_at, dataset, teacher, outcomes)
     write_report(config, run_id, return_state=True)  # a fault of the report is not the run's
     kept_back = announce_verdict(config, run_id)
-    failed = [f"{o.category} ({o.failure})" for o in outcomes if o.failure is not None]
+    summary = load_run(Store(config.store), run_id).summary  # with what the dataset has left out
+    failed = [f"{row.category} ({row.failure})" for row in summary if row.failure is not None]
     if failed:
         return Failed(message=f"run {run_id} is incomplete: {'; '.join(failed)}", data=run_id)
     standing = f", but not the latest: {kept_back}" if kept_back else ""

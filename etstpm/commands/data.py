@@ -1,13 +1,25 @@
 """`etstpm data`: look at a dataset before it is run."""
 
+from __future__ import annotations
+
+import re
+from collections import Counter
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 from rich.console import Console
 from rich.table import Table
 
-app = typer.Typer(help="Datasets in MVTec AD layout.", no_args_is_help=True)
+from etstpm.errors import ConfigError
+
+if TYPE_CHECKING:
+    from etstpm.dataset import Dataset
+
+SHOWN = 20
+"""Findings of a kind that are printed; a table has them all."""
+
+app = typer.Typer(help="Datasets: fetch, prove and look at them.", no_args_is_help=True)
 
 
 @app.command()
@@ -24,38 +36,132 @@ def sample(
     )
 
 
+Root = Annotated[Path, typer.Argument(help="Folder of the images.")]
+Categories = Annotated[str, typer.Option(help="Comma-separated; all that the root holds if empty.")]
+Name = Annotated[
+    str | None,
+    typer.Option(
+        "--dataset", help="Name in the catalogue or a .toml file; recognised if not given."
+    ),
+]
+
+
 @app.command()
 def validate(
-    root: Annotated[Path, typer.Argument(help="Folder in MVTec AD layout.")],
-    categories: Annotated[
-        str, typer.Option(help="Comma-separated; all that the root holds if empty.")
-    ] = "",
+    root: Root,
+    categories: Categories = "",
+    dataset: Name = None,
+    on_finding: Annotated[
+        str, typer.Option(help="Errors: 'fail', or 'quarantine' their images, or 'warn'.")
+    ] = "fail",
+    output: Annotated[
+        Path | None, typer.Option(help="Folder for manifest.parquet and findings.parquet.")
+    ] = None,
 ) -> None:
     """Decode every image and mask, count them, and print what is not as it should be."""
-    from etstpm.config import DatasetConfig
+    from etstpm.config import Config
     from etstpm.dataset import scan_dataset
     from etstpm.settings import settings
+    from etstpm.tables import FINDINGS, write_parquet
 
-    chosen = DatasetConfig(root=str(root), categories=categories or None)
-    dataset = scan_dataset(root, chosen.categories, chosen.image_size, settings().cache)
-    counts = dataset.manifest.group_by(["category", "split", "label"]).aggregate(
-        [([], "count_all")]
-    )
-    numbers = {
-        (row["category"], row["split"], row["label"]): row["count_all"]
-        for row in counts.to_pylist()
+    given = {
+        "dataset.root": str(root),
+        "dataset.categories": categories,
+        "dataset.on_finding": on_finding,
     }
-    table = Table("category", "train good", "test good", "test defective")
-    for category in sorted({name for name, _, _ in numbers}):
-        cells = [("train", 0), ("test", 0), ("test", 1)]
-        table.add_row(category, *(str(numbers.get((category, *cell), 0)) for cell in cells))
+    chosen = Config.load(given=given).dataset
+    found = scan_dataset(
+        root,
+        chosen.categories,
+        chosen.image_size,
+        settings().cache,
+        name=dataset,
+        on_finding=chosen.on_finding,
+    )
     console = Console(markup=False, emoji=False)  # names of folders are hostile
-    console.print(table)
-    for row in dataset.findings.to_pylist():
-        console.print(
-            f"{row['severity']}: {row['path']}: expected {row['expected']}, found {row['found']}; "
-            f"{row['remedy']}",
-            highlight=False,
-            soft_wrap=True,
+    print_dataset(console, found)
+    if output is not None:
+        try:
+            write_parquet(output / "manifest.parquet", found.schema, [found.manifest])
+            write_parquet(output / "findings.parquet", FINDINGS, [found.findings])
+        except OSError as error:
+            raise ConfigError(
+                f"output {output} cannot be written ({error.strerror}); give another folder"
+            ) from None
+        print_line(console, f"wrote {output}/manifest.parquet and {output}/findings.parquet")
+    found.require(chosen.on_finding)
+
+
+def print_dataset(console: Console, found: Dataset) -> None:
+    """Its terms, a row a category, its findings and its fingerprint."""
+    from etstpm.findings import printable
+
+    print_line(console, f"{found.declaration.title} in {printable(str(found.root))}")
+    for line in found.declaration.terms_of_use():
+        print_line(console, line)
+    numbers = Counter(
+        zip(
+            *(found.manifest[name].to_pylist() for name in ("category", "split", "label")),
+            strict=True,
         )
-    console.print(f"dataset digest {dataset.digest}", highlight=False)
+    )
+    is_short = bool(found.quarantined)
+    table = Table("category", "train good", "test good", "test defective")
+    if is_short:
+        table.add_column("quarantined")
+    for category in sorted({name for name, _, _ in numbers} | set(found.quarantined)):
+        cells = [numbers[category, *cell] for cell in (("train", 0), ("test", 0), ("test", 1))]
+        cells += [found.quarantined.get(category, 0)] if is_short else []
+        table.add_row(printable(category), *map(str, cells))
+    console.print(table)
+    shown = Counter[str]()
+    findings = found.findings.to_pylist()
+    for row in findings:
+        shown[row["code"]] += 1
+        if shown[row["code"]] <= SHOWN:
+            print_line(
+                console,
+                "{severity}: {path}: expected {expected}, found {found}; {remedy}".format(**row),
+            )
+    for code, number in shown.items():
+        if number > SHOWN:
+            print_line(console, f"... and {number - SHOWN} more of {code}: see --output")
+    for category, reason in found.left_out.items():
+        print_line(console, f"left out: {category}: {reason}")
+    print_line(console, f"{len(findings)} findings, fingerprint {found.digest}")
+
+
+def print_line(console: Console, text: str) -> None:
+    """One line, however long, and nothing in it is markup."""
+    console.print(text, highlight=False, soft_wrap=True)
+
+
+@app.command()
+def fetch(
+    dataset: Annotated[
+        str, typer.Argument(help="mvtec_ad, visa, folder, or a declaration of your own (.toml).")
+    ],
+    to: Annotated[Path, typer.Option(help="Folder to make; must not hold anything else.")],
+    source: Annotated[
+        str | None,
+        typer.Option("--from", help="An archive that you have: a file, or any fsspec URI."),
+    ] = None,
+    sha256: Annotated[
+        str | None, typer.Option(help="What an archive must have that the catalogue has not.")
+    ] = None,
+) -> None:
+    """Download a dataset, or take its archive from a file; prove it and unpack it safely."""
+    from etstpm.catalog import load_declaration
+    from etstpm.fetching import fetch as fetch_dataset
+
+    if sha256 is not None and not re.fullmatch("[0-9a-f]{64}", sha256):
+        raise ConfigError(f"--sha256 {sha256!r} is not 64 hexadecimal digits; see sha256sum")
+    declaration = load_declaration(dataset)
+    console = Console(markup=False, emoji=False)
+    print_line(console, declaration.title)
+    for line in declaration.terms_of_use():
+        print_line(console, line)
+    found = fetch_dataset(declaration, to, source=source, sha256=sha256)
+    what = "was there already" if found.was_there else f"{found.files} files, archive verified"
+    print_line(console, f"{found.root}: {what}")
+    print_line(console, f"next: etstpm data validate {found.root}")

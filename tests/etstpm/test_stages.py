@@ -20,8 +20,9 @@ from etstpm import stages
 from etstpm.compute import choose_compute
 from etstpm.config import Config, digest_of
 from etstpm.dataset import image_files, rows_of
+from etstpm.decoded import load_pixels
 from etstpm.errors import DatasetError, EtstpmError, StorageError, WeightsError
-from etstpm.images import load_pixels, read_mask, resize_mask
+from etstpm.images import read_mask, resize_mask
 from etstpm.inputs import is_sample
 from etstpm.metrics import image_metrics, pixel_metrics
 from etstpm.networks import FeaturePyramid, freeze
