@@ -11,13 +11,13 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from etstpm.catalog import MARKER, Declaration, load_declaration, marked_declaration, recognise
-from etstpm.judgement import Comparison, judge_counts
 from etstpm.config import digest_of
 from etstpm.decoded import ImageFile, cache_faults, in_threads, new_decoded_file
 from etstpm.errors import DatasetError, reason_of
 from etstpm.facts import Facts, MaskFacts, stamp_of
 from etstpm.findings import Entry, Finding, Scan
 from etstpm.images import UNREADABLE, ImageError, ImageFacts, read_image
+from etstpm.judgement import Comparison, judge_counts
 from etstpm.layouts import GOOD, TREE, Layout, open_layout
 from etstpm.locks import locked
 from etstpm.masks import judge_mask, read_mask_facts
