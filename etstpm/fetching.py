@@ -46,7 +46,7 @@ def fetch(
     archive = _archive_of(declaration, source, sha256)
     target = target.expanduser()
     work = target.with_name(f".{target.name}.fetch")
-    lock = work.with_suffix(".lock")
+    lock = work.with_name(f"{work.name}.lock")
     try:
         with locked(lock, f"fetching {target}"):
             found = _already_there(target, archive)

@@ -165,3 +165,40 @@ def fetch(
     what = "was there already" if found.was_there else f"{found.files} files, archive verified"
     print_line(console, f"{found.root}: {what}")
     print_line(console, f"next: etstpm data validate {found.root}")
+
+
+@app.command()
+def show(
+    root: Root,
+    category: Annotated[str, typer.Option(help="Whose images to show.")],
+    output: Annotated[
+        Path | None, typer.Option(help="A .html page or a .png; CATEGORY.html here if not given.")
+    ] = None,
+    dataset: Name = None,
+    images: Annotated[int, typer.Option(min=1, help="Images of each defect type.")] = 12,
+) -> None:
+    """Write one page of a category: counts, a contact sheet with its masks' outlines, findings."""
+    from etstpm.config import DatasetConfig
+    from etstpm.contact_sheet import draw_category
+    from etstpm.dataset import scan_dataset
+    from etstpm.findings import printable
+    from etstpm.settings import settings
+
+    path = output or Path(f"{category.replace('/', '-')}.html")
+    if path.suffix.lower() not in {".html", ".htm", ".png"}:
+        raise ConfigError(f"output {path}: give a name that ends in .html or .png")
+    size = DatasetConfig().image_size
+    # Whatever is wrong is what one wants to see: nothing stops here, and what can be shown is.
+    found = scan_dataset(root, [category], size, settings().cache, name=dataset, on_finding="warn")
+    try:
+        draw_category(found, category, path, images=images)
+    except OSError as error:
+        raise ConfigError(
+            f"output {path} cannot be written ({error.strerror}); give another with --output"
+        ) from None
+    console = Console(markup=False, emoji=False)
+    print_line(
+        console,
+        f"wrote {printable(str(path))}: {found.manifest.num_rows} images, "
+        f"{found.findings.num_rows} findings",
+    )
