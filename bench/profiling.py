@@ -21,8 +21,9 @@ from bench.compare import read_results
 from etstpm.compute import Compute, choose_compute
 from etstpm.config import Config
 from etstpm.dataset import image_files, scan_dataset
+from etstpm.decoded import load_pixels
 from etstpm.distillation import TeacherFeatures, matching_loss
-from etstpm.images import Pixels, load_pixels, normalise
+from etstpm.images import Pixels, normalise
 from etstpm.networks import FeaturePyramid, load_weights, random_pyramid
 from etstpm.optimisers import make_optimisers
 from etstpm.scoring import calibrate, score_batch

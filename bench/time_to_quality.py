@@ -22,8 +22,9 @@ from bench.own import seconds_of
 from etstpm.compute import choose_compute
 from etstpm.config import Config, StudentConfig
 from etstpm.dataset import image_files, rows_of, scan_dataset
+from etstpm.decoded import load_pixels
 from etstpm.distillation import DistilledStudent, distil_student, split_train_validation
-from etstpm.images import load_pixels, resize_mask
+from etstpm.images import resize_mask
 from etstpm.inputs import own_mask
 from etstpm.metrics import auroc
 from etstpm.networks import load_weights
