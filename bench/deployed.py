@@ -26,6 +26,7 @@ from PIL import Image
 from etstpm.compute import choose_compute
 from etstpm.config import Config
 from etstpm.dataset import image_files, scan_dataset
+from etstpm.decoded import ImageFile, load_pixels
 from etstpm.export.formats import (
     Scored,
     open_onnx,
@@ -34,7 +35,7 @@ from etstpm.export.formats import (
     write_torch_export,
 )
 from etstpm.export.program import FLOAT32, trace_detector
-from etstpm.images import ImageFile, Pixels, load_pixels
+from etstpm.images import Pixels
 from etstpm.inference.detector import Detector
 from etstpm.inference.new_images import score_new
 from etstpm.inference.source import ImageSource

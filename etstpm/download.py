@@ -96,7 +96,7 @@ def download(urls: Sequence[str], path: Path, expected: Expected) -> None:
     """
     asked, faults, idle = list(urls), dict[str, str](), 0
     crumbs = SLOWEST * settings().stall_seconds  # what a trickle gives: it counts as nothing
-    with Bar(f"fetch {name_of(urls[0])}", expected.bytes or 0, in_bytes=True) as bar:
+    with Bar(f"fetch {name_of(urls[0])}", expected.bytes, in_bytes=True) as bar:
         partial = Partial(path)
         partial.resume(bar)
         if expected.bytes is not None and partial.size > expected.bytes:

@@ -47,7 +47,7 @@ class Bar:
             console=Console(stderr=True),
             disable=not is_shown,
         )
-        self._task = self._progress.add_task(description, total=total or None, numbers="")
+        self._task = self._progress.add_task(description, total=total, numbers="")
 
     def __enter__(self) -> "Bar":
         self._progress.start()

@@ -91,7 +91,7 @@ def unpack(archive: Path, folder: Path, ceiling: Ceiling | None = None) -> int:
     shutil.rmtree(folder, ignore_errors=True)
     folder.mkdir(parents=True)
     try:
-        with archive.open("rb") as file, Bar("unpack", 0, in_bytes=True) as bar:
+        with archive.open("rb") as file, Bar("unpack", None, in_bytes=True) as bar:
             start = file.read(8)
             file.seek(0)
             if start.startswith(ZIP):

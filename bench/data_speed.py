@@ -1,0 +1,129 @@
+"""Validation beside what all cores can merely decode, and again when nothing or little is new.
+
+    python -m bench.data_speed --folder /tmp/tree --output result.json [--images 5354 --side 1024]
+
+Draws a root of one category once (noise on a gradient: a PNG of 1024x1024 is about as large as a
+photograph's) with a mask for each defective image, and leaves it for the next call. Both rates are
+of the same files in the same run: pure decoding is Pillow's `load` in a process a core.
+"""
+
+import argparse
+import json
+import os
+import resource
+import shutil
+import tempfile
+import time
+from concurrent.futures import ProcessPoolExecutor
+from pathlib import Path
+
+import numpy as np
+from PIL import Image
+
+from etstpm.dataset import image_files, scan_dataset
+from etstpm.decoded import load_pixels
+from etstpm.settings import settings
+
+
+def main() -> None:
+    """Draw, decode, validate, validate again, add ten images, build the training cache."""
+    arguments = parse_arguments()
+    root: Path = arguments.folder / f"{arguments.images}-{arguments.side}"
+    draw_tree(root, arguments.images, arguments.side)
+    files = sorted(root.rglob("*.png"))
+    result: dict[str, float] = {"files": len(files), "load_at_start": os.getloadavg()[0]}
+    result["decode_seconds"] = seconds_of_decoding(files)
+    with tempfile.TemporaryDirectory(dir=arguments.folder) as folder:
+        cache = Path(folder)
+        for name in ("validate", "again"):
+            started = time.perf_counter()
+            dataset = scan_dataset(root, None, 256, cache).require("fail")
+            result[f"{name}_seconds"] = time.perf_counter() - started
+        new = [root / f"part/train/good/new-{number}.png" for number in range(10)]
+        for number, path in enumerate(new):
+            Image.fromarray(picture(10**6 + number, arguments.side)).save(path, compress_level=1)
+        started = time.perf_counter()
+        dataset = scan_dataset(root, None, 256, cache).require("fail")
+        result["ten_new_seconds"] = time.perf_counter() - started
+        started = time.perf_counter()
+        load_pixels("part/train", image_files(root, dataset.manifest, "part", "train"), 256, cache)
+        result["cache_build_seconds"] = time.perf_counter() - started
+        for path in new:
+            path.unlink()
+    result["peak_megabytes"] = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
+    result["share_of_decoding"] = result["decode_seconds"] / result["validate_seconds"]
+    result["times_as_fast_again"] = result["validate_seconds"] / result["again_seconds"]
+    result["files_a_second"] = len(files) / result["validate_seconds"]
+    arguments.output.write_text(json.dumps(result, indent=1) + "\n")
+    for key, value in result.items():
+        print(f"{key:<20} {value:.3f}")
+
+
+def picture(seed: int, side: int) -> np.ndarray[tuple[int, ...], np.dtype[np.uint8]]:
+    """An RGB image (side, side, 3) of its own: a gradient and a sensor's noise."""
+    rng = np.random.default_rng(seed)
+    y, x = np.mgrid[:side, :side]
+    plane = 90 + 60 * np.sin(x / 97 + seed) + 50 * np.cos(y / 131)
+    noise = rng.normal(0, 1.5, (side, side, 3)).astype(np.float32)
+    values: np.ndarray[tuple[int, ...], np.dtype[np.uint8]]
+    values = (plane[:, :, None] + noise).clip(0, 255).astype(np.uint8)
+    return values
+
+
+def draw_one(job: tuple[Path, int, int]) -> None:
+    path, seed, side = job
+    Image.fromarray(picture(seed, side)).save(path, compress_level=1)
+    if "defect" in path.parts:
+        mask = np.zeros((side, side), np.uint8)
+        mask[side // 4 : side // 2, side // 3 : side // 2] = 255
+        Image.fromarray(mask).save(mask_of(path))
+
+
+def mask_of(path: Path) -> Path:
+    return path.parents[2] / "ground_truth" / "defect" / f"{path.stem}_mask.png"
+
+
+def draw_tree(root: Path, images: int, side: int) -> None:
+    """Two thirds train/good, and of the test images three quarters defective, as in MVTec AD."""
+    if root.exists():
+        return
+    partial = root.with_name(f"{root.name}.partial")
+    shutil.rmtree(partial, ignore_errors=True)
+    for name in ("train/good", "test/good", "test/defect", "ground_truth/defect"):
+        (partial / "part" / name).mkdir(parents=True)
+    kinds = ["train/good"] * 8 + ["test/good"] + ["test/defect"] * 3
+    jobs = [
+        (partial / "part" / kinds[number % len(kinds)] / f"{number:05}.png", number, side)
+        for number in range(images)
+    ]
+    with ProcessPoolExecutor(settings().threads) as pool:
+        list(pool.map(draw_one, jobs, chunksize=16))
+    partial.rename(root)
+
+
+def decode(path: Path) -> None:
+    with Image.open(path) as image:
+        image.load()
+
+
+def seconds_of_decoding(files: list[Path]) -> float:
+    """All cores, nothing but decoding; the files are in the page cache after a first pass."""
+    with ProcessPoolExecutor(settings().threads) as pool:
+        list(pool.map(decode, files[:64], chunksize=4))
+        started = time.perf_counter()
+        list(pool.map(decode, files, chunksize=16))
+        return time.perf_counter() - started
+
+
+def parse_arguments() -> argparse.Namespace:
+    """The command line."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else None)
+    parser.add_argument("--images", type=int, default=5354, help="without masks")
+    parser.add_argument("--side", type=int, default=1024, help="pixels")
+    parser.add_argument("--folder", type=Path, required=True, help="where the tree is drawn")
+    parser.add_argument("--output", type=Path, required=True, help="JSON file to write")
+    return parser.parse_args()
+
+
+if __name__ == "__main__":
+    main()
