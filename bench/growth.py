@@ -3,8 +3,8 @@
     python -m bench.growth                        # the stages, one process a size
     python -m bench.growth --flow --sizes 1 50    # the whole command, Prefect included
 
-Drawn, tiny categories (64x64, 12 training images, one epoch), so that what is around the training
-shows. A line a size: it grows with the number of categories where the last two columns do.
+Drawn, tiny categories (64x64, 12 training images, three epochs), so that what is around the
+training shows. A line a size: it grows with the number of categories where the last columns do.
 """
 
 import argparse
@@ -25,9 +25,8 @@ SETTINGS = (
     "dataset.image_size=64",
     "teacher.mode=imagenet",
     "teacher.weights=random",
-    "student.epochs=1",
-    "student.batch_size=4",
-    "student.learning_rate=0.01",
+    "student.epochs=3",
+    "student.batch_size=2",
     "device=cpu",
 )
 STAGES = """
