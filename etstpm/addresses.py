@@ -15,6 +15,9 @@ from etstpm.networks import TeacherWeights
 from etstpm.storage import Store
 from etstpm.warm_start import Start, find_start
 
+PUBLISHED_SCORES = ("image_scores.parquet", "replicates.parquet", "hardest.png")
+"""Files of a category's scores that a run publishes: they must be sound, or are made anew."""
+
 
 @dataclass(frozen=True)
 class Address:
@@ -103,20 +106,26 @@ def find_teacher(config: Config, store: Store, dataset_key: str) -> str | None:
     inputs = open_inputs(config, store, dataset_key)
     categories = sorted(store.get(dataset_key).card["categories"])
     address = address_teacher(config, inputs, proven_weights(config), categories)
-    return address.key if store.find(address.key) is not None else None
+    artifact = store.find(address.key)
+    if artifact is not None:
+        store.touch(artifact)
+    return None if artifact is None else artifact.key
 
 
 def find_scores(
     config: Config, store: Store, dataset_key: str, teacher_key: str, categories: Iterable[str]
 ) -> dict[str, Made]:
-    """What is made already of each category. Reads the manifest once, and two cards a category."""
+    """What is made already of each category, and sound; it is marked as used, for `store gc`."""
     inputs = open_inputs(config, store, dataset_key)
     found = {}
     for category in categories:
         student, _ = address_student(config, store, inputs, teacher_key, category)
         scores = address_scores(config, inputs, student.key, category)
-        is_made = store.find(scores.key) is not None and store.find(student.key) is not None
-        found[category] = Made(student.digest, scores.key if is_made else None)
+        artifacts = store.find(student.key), store.find_sound(scores.key, *PUBLISHED_SCORES)
+        for artifact in artifacts:
+            if artifact is not None:
+                store.touch(artifact)
+        found[category] = Made(student.digest, scores.key if all(artifacts) else None)
     return found
 
 

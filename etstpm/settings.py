@@ -52,6 +52,10 @@ class Settings(BaseSettings):
         8.0, ge=0.0, description="Teacher features are kept in memory up to this size (GiB)."
     )
 
+    teacher_processes: int = Field(
+        1, ge=1, description="Processes that fine-tune the teacher together, a GPU each."
+    )
+
 
 @cache
 def settings() -> Settings:

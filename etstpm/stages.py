@@ -20,7 +20,13 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from etstpm.addresses import Address, address_scores, address_student, address_teacher
+from etstpm.addresses import (
+    PUBLISHED_SCORES,
+    Address,
+    address_scores,
+    address_student,
+    address_teacher,
+)
 from etstpm.cards import VERSIONS, commit_network, load_network, make_card
 from etstpm.compute import choose_compute
 from etstpm.config import Config, digest_of
@@ -29,9 +35,10 @@ from etstpm.distillation import WarmStart, distil_student
 from etstpm.errors import DamagedArtifactError
 from etstpm.evaluation import evaluate
 from etstpm.finetuning import finetune_teacher
+from etstpm.finetuning.processes import finetune_on
 from etstpm.gallery import thumbnail_table
 from etstpm.images import resize_mask
-from etstpm.inputs import Inputs, dataset_root, has_mask, open_inputs, own_mask, proven_weights
+from etstpm.inputs import dataset_root, has_mask, open_inputs, own_mask, proven_weights
 from etstpm.layouts import GOOD
 from etstpm.maps import save_maps
 from etstpm.networks import FeaturePyramid, TeacherWeights
@@ -62,7 +69,6 @@ from etstpm.warm_start import Start, split_of
 
 _log = logging.getLogger("etstpm.stages")
 
-PUBLISHED_SCORES = ("image_scores.parquet", "replicates.parquet", "hardest.png")
 """What a run shows of its scores, whether made in this run or before."""
 
 IMAGE_SCORES_OF_ARTIFACT = schema_without(IMAGE_SCORES, "run_id")
@@ -122,7 +128,7 @@ def teacher(config: Config, store: Store, dataset_key: str) -> str:
     weights = proven_weights(config)
     categories = categories_of(store, dataset_key)
     address = address_teacher(config, inputs, weights, categories)
-    make = partial(_make_teacher, config, store, address, inputs, weights, categories)
+    make = partial(_make_teacher, config, store, address, dataset_key, weights, categories)
     return make_once(store, address.key, make, verified=("weights.safetensors",))
 
 
@@ -130,7 +136,7 @@ def _make_teacher(
     config: Config,
     store: Store,
     address: Address,
-    inputs: Inputs,
+    dataset_key: str,
     weights: TeacherWeights,
     categories: list[str],
 ) -> None:
@@ -139,10 +145,15 @@ def _make_teacher(
     if config.teacher.mode == "imagenet":
         pyramid, history, summary = weights.build(), [], "as its weights file has it"
     else:
-        pixels = {
-            name: inputs.pixels(name, "train", config.dataset.image_size) for name in categories
-        }
-        tuned = finetune_teacher(weights, pixels, config.teacher, seed=config.seed, compute=compute)
+        processes = settings().teacher_processes
+        if processes > 1:
+            tuned = finetune_on(processes, config, dataset_key)
+        else:
+            inputs, size = open_inputs(config, store, dataset_key), config.dataset.image_size
+            pixels = {name: inputs.pixels(name, "train", size) for name in categories}
+            tuned = finetune_teacher(
+                weights, pixels, config.teacher, seed=config.seed, compute=compute
+            )
         pyramid, history, summary = tuned.pyramid, tuned.history, tuned.summary
     card = make_card("teacher", config, identity, compute, started) | {
         "weights": {"source": weights.source, "sha256": weights.sha256},

@@ -16,37 +16,37 @@ from datetime import UTC, datetime
 
 from prefect import flow
 from prefect.client.schemas.objects import State
-from prefect.runtime import flow_run
 from prefect.states import Completed, Failed
 
 from etstpm.config import Config
 from etstpm.errors import reason_of
 from etstpm.publishing import Outcome, load_run
-from etstpm.stages import categories_of
 from etstpm.storage import Store
 from etstpm.warm_start import pin_run
 from flows.faults import log_faults_in_one_line
+from flows.fleet import HERE, Fleet, make_categories, make_teacher
+from flows.late import cancel_late_runs
+from flows.logs import label_records, logs_about
+from flows.names import name_run, new_run_id
 from tasks.dataset import validate
 from tasks.gate import announce_verdict
 from tasks.publish import publish
 from tasks.report import write_report
 from tasks.student import distil_student, score_category
-from tasks.teacher import prepare_teacher
 
 log_faults_in_one_line()
+label_records()
 
 
-@flow(name="etstpm", flow_run_name="etstpm {config.store}")
-def etstpm(config: Config) -> State:
+@flow(name="etstpm", flow_run_name=name_run)
+def etstpm(config: Config, fleet: Fleet = HERE) -> State:
     """From a folder of images to published tables; ends failed if a category has failed."""
     started_at = datetime.now(UTC)
+    cancel_late_runs()
     config = pin_run(config, Store(config.store))
     dataset = validate(config)
-    teacher = prepare_teacher(config, dataset)
-    outcomes = [
-        train_and_score(config, dataset, teacher, category)
-        for category in categories_of(Store(config.store), dataset)
-    ]
+    teacher = make_teacher(config, fleet, dataset)
+    outcomes = make_categories(train_and_score, config, fleet, dataset, teacher)
     run_id = publish(config, new_run_id(), started_at, dataset, teacher, outcomes)
     write_report(config, run_id, return_state=True)  # a fault of the report is not the run's
     kept_back = announce_verdict(config, run_id)
@@ -59,22 +59,17 @@ def etstpm(config: Config) -> State:
 
 
 def train_and_score(config: Config, dataset: str, teacher: str, category: str) -> Outcome:
-    """One category from its images to its scores; a failure is its own and stops no other."""
-    student = distil_student(config, dataset, teacher, category, return_state=True)
-    if not student.is_completed():
-        return Outcome(category, failure=failure_of(student))
-    scores = score_category(config, dataset, student.result(), category, return_state=True)
-    if not scores.is_completed():
-        return Outcome(category, failure=failure_of(scores))
-    return Outcome(category, scores_key=scores.result())
+    """One category from its images to its scores, here or in a child; a failure is its own."""
+    with logs_about(category):
+        student = distil_student(config, dataset, teacher, category, return_state=True)
+        if not student.is_completed():
+            return Outcome(category, failure=failure_of(student))
+        scores = score_category(config, dataset, student.result(), category, return_state=True)
+        if not scores.is_completed():
+            return Outcome(category, failure=failure_of(scores))
+        return Outcome(category, scores_key=scores.result())
 
 
 def failure_of(state: State) -> str:
     """Why a task failed, in one line."""
     return reason_of(state.result(raise_on_failure=False))
-
-
-def new_run_id() -> str:
-    """Time of the flow run's schedule and the start of its id: a retried flow run keeps it."""
-    scheduled = flow_run.get_scheduled_start_time() or datetime.now(UTC)
-    return f"{scheduled:%Y%m%dT%H%M%SZ}-{str(flow_run.get_id())[:8]}"

@@ -2,16 +2,14 @@
 
 from datetime import datetime
 
-from prefect import task
-from prefect.cache_policies import NO_CACHE
-
 from etstpm.config import Config
 from etstpm.publishing import Outcome, publish_run
 from etstpm.storage import Store
 from tasks.artifacts import show_summary
+from tasks.stage import stage_task
 
 
-@task(name="publish", task_run_name="publish {run_id}", cache_policy=NO_CACHE)
+@stage_task("publish", "publish {run_id}")
 def publish(
     config: Config,
     run_id: str,

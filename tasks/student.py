@@ -1,15 +1,15 @@
 """A category's tasks: distil its student, score its test images."""
 
-from prefect import get_run_logger, task
-from prefect.cache_policies import NO_CACHE
+from prefect import get_run_logger
 
 from etstpm import stages
 from etstpm.config import Config
 from etstpm.storage import Store
 from tasks.artifacts import show_hardest
+from tasks.stage import stage_task
 
 
-@task(name="student", task_run_name="student {category}", cache_policy=NO_CACHE)
+@stage_task("student", "student {category}")
 def distil_student(config: Config, dataset_key: str, teacher_key: str, category: str) -> str:
     """Distil one category's student; key of its weights."""
     store = Store(config.store)
@@ -19,7 +19,7 @@ def distil_student(config: Config, dataset_key: str, teacher_key: str, category:
     return key
 
 
-@task(name="scores", task_run_name="scores {category}", cache_policy=NO_CACHE)
+@stage_task("scores", "scores {category}")
 def score_category(config: Config, dataset_key: str, student_key: str, category: str) -> str:
     """Score one category's test images; key of their scores."""
     store = Store(config.store)

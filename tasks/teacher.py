@@ -1,14 +1,14 @@
 """The teacher's task."""
 
-from prefect import get_run_logger, task
-from prefect.cache_policies import NO_CACHE
+from prefect import get_run_logger
 
 from etstpm import stages
 from etstpm.config import Config
 from etstpm.storage import Store
+from tasks.stage import stage_task
 
 
-@task(name="teacher", task_run_name="teacher {config.teacher.mode}", cache_policy=NO_CACHE)
+@stage_task("teacher", "teacher {config.teacher.mode}")
 def prepare_teacher(config: Config, dataset_key: str) -> str:
     """Prove and fine-tune the teacher; key of its frozen weights."""
     store = Store(config.store)

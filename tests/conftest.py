@@ -11,7 +11,7 @@ import pytest
 from etstpm.sample import draw_sample
 from etstpm.settings import settings
 
-pytest_plugins = ["tests.prefect_server", "tests.s3_server", "tests.trained"]
+pytest_plugins = ["tests.s3_server", "tests.prefect_server", "tests.trained"]
 
 # CI tells whether a change is right, and the same examples tell it each time; elsewhere each run
 # looks at new ones.

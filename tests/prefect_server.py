@@ -1,36 +1,74 @@
-"""A real Prefect server and a real process worker, each a subprocess that its fixture ends."""
+"""A real Prefect server on PostgreSQL, its deployments, and real process workers.
 
+Where PostgreSQL is not installed the server keeps its state in SQLite, and tests that need the
+other skip.
+"""
+
+import json
 import os
-import signal
-import socket
 import subprocess
 import sys
-import time
 import urllib.request
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from datetime import datetime
 from pathlib import Path
+from typing import Any
 
 import pytest
 
+from tests.s3_server import S3Server, s3_environment
+from tests.services import Service, database_url, free_port, postgres, wait_until
+
+__all__ = ["REPOSITORY", "Prefect", "wait_until"]
+
 REPOSITORY = Path(__file__).parents[1]
-START_SECONDS = 180.0  # a first start writes the database: 15 s alone, far more beside other work
-STOP_SECONDS = 20.0
-COMMAND_SECONDS = 120.0
+PREFECT = (sys.executable, "-m", "prefect")
+COMMAND_SECONDS = 600.0  # alone: 5 s; other work beside takes its share
+RUN_SECONDS = 900.0
+FINAL = {"COMPLETED", "FAILED", "CRASHED", "CANCELLED"}
+
+LEASES_ON_DISK = "prefect.server.concurrency.lease_storage.filesystem"
+
+# Read by whatever runs the server: a night that is watched every second.
+SERVER = {
+    "PREFECT_SERVER_ANALYTICS_ENABLED": "false",
+    "PREFECT_SERVER_SERVICES_SCHEDULER_LOOP_SECONDS": "5",
+    "PREFECT_SERVER_DEPLOYMENTS_CONCURRENCY_SLOT_WAIT_SECONDS": "2",
+    # The default keeps the slots' leases in memory: a server that starts again would end the
+    # night that runs, whose lease it no longer knows.
+    "PREFECT_SERVER_CONCURRENCY_LEASE_STORAGE": LEASES_ON_DISK,
+}
+CLIENT = {
+    "DO_NOT_TRACK": "1",
+    "OMP_NUM_THREADS": "1",  # children side by side: two teams of threads wait for each other
+    "NO_COLOR": "1",
+    "COLUMNS": "200",
+    "PREFECT_WORKER_QUERY_SECONDS": "1",
+    "PREFECT_FLOWS_HEARTBEAT_FREQUENCY": "30",
+}
 
 
 @dataclass(frozen=True)
 class Prefect:
-    """The `prefect` command against one server."""
+    """The `prefect` command and the API of one server."""
 
     api: str
     environment: Mapping[str, str]
+    server: Service
+    database: Service | None
+    workers: dict[str, Service] = field(default_factory=dict)
+    """By pool, where the fixture `workers` has started them."""
 
     def __call__(self, *arguments: str) -> "subprocess.CompletedProcess[str]":
         """Run `prefect ARGUMENTS` in the repository's root, whatever its exit code."""
+        return self.command(*PREFECT, *arguments)
+
+    def command(self, *words: str) -> "subprocess.CompletedProcess[str]":
+        """Run a command against this server in the repository's root, whatever its exit code."""
         return subprocess.run(
-            [*_prefect_command(), *arguments],
+            words,
             cwd=REPOSITORY,
             env=dict(self.environment),
             capture_output=True,
@@ -39,109 +77,161 @@ class Prefect:
             check=False,
         )
 
+    def get(self, path: str) -> Any:
+        """What the API answers to GET."""
+        with urllib.request.urlopen(f"{self.api}/{path}", timeout=30) as answer:  # noqa: S310
+            return json.load(answer)
 
-def wait_until(is_done: Callable[[], bool], seconds: float, what: str) -> None:
-    """Poll `is_done`. Raises `TimeoutError`, saying `what`, after `seconds`."""
-    deadline = time.monotonic() + seconds
-    while not is_done():
-        if time.monotonic() > deadline:
-            raise TimeoutError(f"{what}: not within {seconds:.0f} s")
-        time.sleep(0.2)
+    def post(self, path: str, body: Mapping[str, object]) -> Any:
+        """What the API answers to POST."""
+        request = urllib.request.Request(  # noqa: S310
+            f"{self.api}/{path}",
+            data=json.dumps(body).encode(),
+            headers={"Content-Type": "application/json"},
+        )
+        with urllib.request.urlopen(request, timeout=30) as answer:  # noqa: S310
+            content = answer.read()
+        return json.loads(content) if content else None
+
+    def begin(self, deployment: str, **parameters: object) -> dict[str, Any]:
+        """Start a run of a deployment through the command line; the run."""
+        before = datetime.now().astimezone().isoformat()
+        words = [
+            word
+            for name, value in parameters.items()
+            for word in ("--param", f"{name}={json.dumps(value)}")
+        ]
+        started = self("deployment", "run", deployment, *words)
+        assert started.returncode == 0, started.stdout + started.stderr
+        flow, _, name = deployment.partition("/")
+        query = {
+            "flow_runs": {"expected_start_time": {"after_": before}},
+            "flows": {"name": {"any_": [flow]}},
+            "deployments": {"name": {"any_": [name]}},
+            "sort": "EXPECTED_START_TIME_ASC",
+        }
+        (created,) = (
+            run for run in self.post("flow_runs/filter", query) if not run["auto_scheduled"]
+        )
+        return dict(created)
+
+    def run(self, run_id: str) -> dict[str, Any]:
+        """A run as it stands."""
+        return dict(self.get(f"flow_runs/{run_id}"))
+
+    def state(self, run_id: str) -> str:
+        """The type of its state, as COMPLETED."""
+        return str(self.run(run_id)["state"]["type"])
+
+    def finish(self, run: Mapping[str, Any], seconds: float = RUN_SECONDS) -> dict[str, Any]:
+        """The run when it has ended."""
+        wait_until(lambda: self.state(run["id"]) in FINAL, seconds, f"the end of run {run['name']}")
+        return self.run(run["id"])
+
+    def children(self, run: Mapping[str, Any]) -> list[dict[str, Any]]:
+        """The child runs of a run, as they stand."""
+        query = {"flow_runs": {"parent_flow_run_id": {"any_": [run["id"]]}}}
+        return list(self.post("flow_runs/filter", query))
+
+    def log(self, run: Mapping[str, Any]) -> str:
+        """The run's log and, last, its state's message; the log reaches the server in batches."""
+        query = {"logs": {"flow_run_id": {"any_": [run["id"]]}}, "sort": "TIMESTAMP_ASC"}
+
+        def messages(of_flow_alone: bool) -> list[str]:
+            return [
+                record["message"]
+                for record in self.post("logs/filter", query)
+                if not of_flow_alone or record["task_run_id"] is None
+            ]
+
+        wait_until(
+            lambda: any(message.startswith("Finished in state") for message in messages(True)),
+            30,
+            f"the end of the log of run {run['name']}",
+        )
+        return "\n".join([*messages(False), run["state"]["message"] or ""])
+
+
+@contextmanager
+def running_prefect(
+    folder: Path, settings: Mapping[str, str] | None = None, *, has_ui: bool = False
+) -> Iterator[Prefect]:
+    """A server of its own below `folder`: a free port, no account, no analytics."""
+    database = postgres(folder / "postgres")
+    port = free_port()
+    api = f"http://127.0.0.1:{port}/api"
+    environment = {
+        **{name: value for name, value in os.environ.items() if not name.startswith("PREFECT_")},
+        **CLIENT,
+        "ETSTPM_CACHE": str(folder / "etstpm-cache"),
+        "PREFECT_API_URL": api,
+        "PREFECT_HOME": str(folder),
+    }
+    of_server = {**SERVER, "PREFECT_SERVER_UI_ENABLED": str(has_ui).lower(), **(settings or {})}
+    if database is not None:
+        of_server["PREFECT_SERVER_DATABASE_CONNECTION_URL"] = database_url(database)
+        database.start()
+    server = Service(
+        "prefect-server",
+        (*PREFECT, "server", "start", "--host", "127.0.0.1", "--port", str(port)),
+        environment | of_server,
+        folder,
+        is_ready=lambda: _is_healthy(api),
+    )
+    try:
+        server.start()
+        yield Prefect(api, environment, server, database)
+    finally:
+        server.stop()
+        if database is not None:
+            database.stop()
+
+
+def worker_on(
+    prefect: Prefect, pool: str, limit: int, folder: Path, settings: Mapping[str, str]
+) -> Service:
+    """A process worker on a pool as on its own machine: far from the repository, own cache."""
+    arguments = (*PREFECT, "worker", "start", "--pool", pool, "--limit", str(limit))
+    environment = {**prefect.environment, "ETSTPM_CACHE": str(folder / f"cache-{pool}"), **settings}
+    return Service(f"worker-{pool}", arguments, environment, folder)
 
 
 @pytest.fixture(scope="session")
 def prefect_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Prefect]:
-    """A server of its own: SQLite in a fresh folder, a free port, no account, no analytics."""
-    folder = tmp_path_factory.mktemp("prefect")
-    port = _free_port()
-    api = f"http://127.0.0.1:{port}/api"
-    environment = {
-        **{name: value for name, value in os.environ.items() if not name.startswith("PREFECT_")},
-        "DO_NOT_TRACK": "1",
-        "ETSTPM_CACHE": str(folder / "etstpm-cache"),
-        "NO_COLOR": "1",
-        "COLUMNS": "200",
-        "PREFECT_API_URL": api,
-        "PREFECT_HOME": str(folder),
-        "PREFECT_SERVER_ANALYTICS_ENABLED": "false",
-        "PREFECT_SERVER_SERVICES_SCHEDULER_LOOP_SECONDS": "5",
-        "PREFECT_SERVER_UI_ENABLED": "false",
-        "PREFECT_WORKER_QUERY_SECONDS": "1",
-    }
-    arguments = ("server", "start", "--host", "127.0.0.1", "--port", str(port))
-    with _running(arguments, environment, folder / "server.log", folder) as server:
-        wait_until(lambda: _is_healthy(api, server), START_SECONDS, "the Prefect server's start")
-        yield Prefect(api, environment)
+    """The session's server, shared: not to be stopped."""
+    with running_prefect(tmp_path_factory.mktemp("prefect")) as prefect:
+        yield prefect
 
 
 @pytest.fixture(scope="session")
 def deployed(prefect_server: Prefect) -> Prefect:
-    """The server with the pool `local` and everything that deployments/prefect.yaml declares."""
-    for command in (
-        "work-pool create local --type process",
-        "--no-prompt deploy --all --prefect-file deployments/prefect.yaml",
-    ):
-        done = prefect_server(*command.split())
-        assert done.returncode == 0, done.stdout + done.stderr
+    """The server with the pools and everything that deployments/ declares."""
+    done = prefect_server.command("make", "deploy")
+    assert done.returncode == 0, done.stdout + done.stderr
     return prefect_server
 
 
 @pytest.fixture(scope="session")
-def worker(deployed: Prefect, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Prefect]:
-    """A process worker on `local`, started far from the repository's root."""
-    folder = tmp_path_factory.mktemp("worker")
-    arguments = ("worker", "start", "--pool", "local", "--type", "process", "--limit", "1")
-    with _running(arguments, deployed.environment, folder / "worker.log", folder):
-        yield deployed
-
-
-@contextmanager
-def _running(
-    arguments: Sequence[str], environment: Mapping[str, str], log: Path, folder: Path
-) -> Iterator["subprocess.Popen[bytes]"]:
-    """Run `prefect ARGUMENTS` in a session of its own, and end it with all that it started."""
-    with log.open("wb") as output:
-        process = subprocess.Popen(
-            [*_prefect_command(), *arguments],
-            cwd=folder,
-            env=dict(environment),
-            stdout=output,
-            stderr=subprocess.STDOUT,
-            start_new_session=True,
-        )
+def workers(
+    deployed: Prefect, s3_server: S3Server, tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[Prefect]:
+    """A worker on each pool, two runs at a time; both know the session's S3 server."""
+    folder = tmp_path_factory.mktemp("workers")
+    settings = s3_environment(s3_server.endpoint, folder)
+    for pool in ("cpu", "gpu"):
+        deployed.workers[pool] = worker_on(deployed, pool, 2, folder, settings)
     try:
-        yield process
-    except TimeoutError as error:
-        error.add_note(f"{log}:\n{log.read_text(errors='replace')[-4000:]}")
-        raise
+        for worker in deployed.workers.values():
+            worker.start()
+        yield deployed
     finally:
-        _end(process)
+        for worker in deployed.workers.values():
+            worker.stop()
 
 
-def _end(process: "subprocess.Popen[bytes]") -> None:
-    for number in (signal.SIGTERM, signal.SIGKILL):
-        try:
-            os.killpg(process.pid, number)
-            process.wait(STOP_SECONDS)
-        except (ProcessLookupError, subprocess.TimeoutExpired):
-            continue
-
-
-def _is_healthy(api: str, server: "subprocess.Popen[bytes]") -> bool:
-    if server.poll() is not None:
-        raise TimeoutError(f"the Prefect server ended with code {server.returncode}")
+def _is_healthy(api: str) -> bool:
     try:
         with urllib.request.urlopen(f"{api}/health", timeout=5) as answer:  # noqa: S310
             return bool(answer.status == 200)
     except OSError:
         return False
-
-
-def _free_port() -> int:
-    with socket.socket() as listener:
-        listener.bind(("127.0.0.1", 0))
-        return int(listener.getsockname()[1])
-
-
-def _prefect_command() -> tuple[str, ...]:
-    return sys.executable, "-m", "prefect"

@@ -21,7 +21,7 @@ from pathlib import Path
 import pytest
 
 from tests.fault_proxy import FaultProxy, running_proxy
-from tests.prefect_server import wait_until
+from tests.services import wait_until
 
 ACCESS_KEY = "etstpm-test-access-key"
 SECRET_KEY = "etstpm-test-secret-that-no-file-may-hold"  # noqa: S105 - a test greps for it

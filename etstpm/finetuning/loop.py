@@ -16,8 +16,9 @@ from etstpm.errors import TrainingError
 from etstpm.finetuning.classification import CategoryClassification
 from etstpm.finetuning.metric import CategoryMetric
 from etstpm.finetuning.objective import GoodImages, Measured, Objective, Rows, accuracy_of
+from etstpm.finetuning.parallel import agree, average_gradients, distribute, features_of
 from etstpm.finetuning.synthetic import SyntheticAnomalies
-from etstpm.images import Pixels, normalise
+from etstpm.images import Pixels
 from etstpm.networks import FeaturePyramid, TeacherWeights, freeze
 from etstpm.progress import Bar
 
@@ -72,6 +73,7 @@ def finetune_teacher(
     objective = make_objective(weights, images, training, config, seed=seed, compute=compute)
     objective.to(compute.device)
     pyramid.requires_grad_(True).to(compute.device)
+    network = distribute(pyramid, compute, is_folded=weights.is_folded)
     tuned_parameters = [*pyramid.parameters(), *objective.pretrained.parameters()]
     optimiser = AdamW(
         [
@@ -82,8 +84,7 @@ def finetune_teacher(
 
     def measure(rows: Rows, rng: np.random.Generator) -> Measured:
         drawn, targets = objective.draw(rows, rng)
-        with compute.autocast():
-            features = pyramid(normalise(drawn, compute.device))
+        features = features_of(network, drawn, compute)
         measured: Measured = objective(features, torch.as_tensor(targets, device=compute.device))
         return measured
 
@@ -100,7 +101,7 @@ def finetune_teacher(
         return loss, accuracy_of(right, total)
 
     rng = np.random.default_rng([seed, 2])
-    (best_loss, accuracy), best_epoch = evaluate(), 0
+    (best_loss, accuracy), best_epoch = agree(*evaluate()), 0
     best = copy.deepcopy(pyramid.state_dict())
     history: list[TeacherEpoch] = []
     with Bar(f"teacher: {config.mode}", config.epochs * len(training)) as bar:
@@ -110,11 +111,12 @@ def finetune_teacher(
             for batch in batches(rng.permutation(training), config.batch_size):
                 loss = measure(batch, rng).loss
                 loss.backward()  # type: ignore[no-untyped-call]
+                average_gradients(objective.parameters())
                 optimiser.step()
                 optimiser.zero_grad()
                 total += loss.item() * len(batch)
                 bar.advance(len(batch))
-            record = TeacherEpoch(epoch, total / len(training), *evaluate())
+            record = TeacherEpoch(epoch, *agree(total / len(training), *evaluate()))
             history.append(record)
             bar.show(loss=record.loss, accuracy=record.validation_accuracy)
             if not np.isfinite([record.loss, record.validation_loss]).all():

@@ -1,77 +1,96 @@
-"""deployments/prefect.yaml on a real server with a real worker."""
+"""deployments/prefect.yaml on a real server with real workers: a night on which all is well."""
 
 import json
-import urllib.request
 from collections.abc import Mapping
-from datetime import datetime
 from pathlib import Path
-from typing import Any
 
 import pandas as pd
 import pytest
+import yaml
 
-from etstpm.sample import draw_sample
-from tests.prefect_server import Prefect, wait_until
-
-RUN_SECONDS = 300.0
-LOG_SECONDS = 30.0
-FINAL = {"COMPLETED", "FAILED", "CRASHED", "CANCELLED"}
+from etstpm.config import Config
+from tests.deployments.conftest import Night
+from tests.prefect_server import REPOSITORY, Prefect, wait_until
 
 
-def test_run_publishes_the_tables(worker: Prefect, tmp_path: Path) -> None:
-    root, store = tmp_path / "data", tmp_path / "store"
-    draw_sample(root, image_size=64, train=16, test_good=4, per_defect=2)
-    category = sorted(entry.name for entry in root.iterdir() if entry.is_dir())[0]
-
-    run = _run(worker, _tiny_config(root, store, categories=[category]))
-
-    assert run["state"]["type"] == "COMPLETED", _log(worker, run)
-    (record,) = store.glob("runs/*/run.json")
-    files = json.loads(record.read_text())["files"]
-    scores = pd.read_parquet(store / files["image_scores"]["key"])
-    metrics = pd.read_parquet(store / files["metrics"]["key"])
+def test_night_fans_out_and_publishes(workers: Prefect, night: Night) -> None:
+    scores = night.undisturbed("image_scores")
     assert scores["score"].notna().all()
-    assert category in set(metrics["category"])
-    shown = {"flow_runs": {"id": {"any_": [run["id"]]}}}
-    artifacts = {a["key"]: a["data"] for a in _post(worker, "artifacts/filter", shown)}
-    assert set(artifacts) == {"auroc", f"hardest-{category}"}
-    assert f"| {category} |" in artifacts["auroc"]
-    assert "data:image/png;base64," in artifacts[f"hardest-{category}"]
+    children = {child["name"].split()[0]: child for child in workers.children(night.run)}
+    assert set(children) == {*night.categories, "teacher"}
+    digests = scores.groupby("category", observed=True)["student_digest"].first()
+    for category, digest in digests.items():
+        assert children[category]["name"] == f"{category} {digest[:8]}"
+        assert children[category]["state"]["message"].startswith(f"scores/{category}/")
+    assert night.run["name"].startswith(night.record["run_id"])
 
 
-def test_failed_run_says_what_and_where(worker: Prefect, tmp_path: Path) -> None:
+def test_page_of_a_run_shows_table_progress_and_pictures(workers: Prefect, night: Night) -> None:
+    runs = [night.run, *workers.children(night.run)]
+    query = {"flow_runs": {"id": {"any_": [run["id"] for run in runs]}}}
+    artifacts = {a["key"]: a["data"] for a in workers.post("artifacts/filter", query)}
+
+    assert artifacts.keys() >= {"auroc", "categories", *(f"hardest-{c}" for c in night.categories)}
+    assert artifacts["categories"] == 100.0
+    for category in night.categories:
+        assert f"| {category} |" in artifacts["auroc"]
+        assert "data:image/png;base64," in artifacts[f"hardest-{category}"]
+
+
+def test_night_without_new_data_starts_no_child(workers: Prefect, night: Night) -> None:
+    config = night.config(str(night.store))
+    before = sorted(night.store.rglob("card.json"))
+    record = night.record
+
+    again = workers.finish(workers.begin("etstpm/full", config=config))
+
+    try:
+        assert again["state"]["type"] == "COMPLETED", workers.log(again)
+        assert workers.children(again) == []
+        assert sorted(night.store.rglob("card.json")) == before
+    finally:  # `night` is shared: one run.json
+        for path in night.store.glob("runs/*/run.json"):
+            if path.parent.name != record["run_id"]:
+                path.unlink()
+
+
+def test_fault_of_the_inputs_is_the_runs_own_message(workers: Prefect, tmp_path: Path) -> None:
     missing = tmp_path / "missing.pth"
+    config = {"teacher": {"weights": str(missing)}, "store": str(tmp_path / "store")}
 
-    run = _run(worker, {"teacher": {"weights": str(missing)}, "store": str(tmp_path / "store")})
+    run = workers.finish(workers.begin("etstpm-validate/validate", config=config))
 
-    assert run["state"]["type"] == "FAILED", _log(worker, run)
+    assert run["state"]["type"] == "FAILED", workers.log(run)
     assert str(missing) in run["state"]["message"]
-    assert "Traceback" not in _log(worker, run)
+    assert "Traceback" not in workers.log(run)
 
 
 @pytest.mark.parametrize(
-    ("config", "complaint"),
+    ("parameter", "value", "complaint"),
     [
-        ({"seed": "zero"}, "config.seed"),
-        ({"student": {"epoch": 1}}, "epoch"),
-        ({"dataset": {"image_size": -1}}, "config.dataset.image_size"),
+        ("config", {"seed": "zero"}, "config.seed"),
+        ("config", {"student": {"epoch": 1}}, "epoch"),
+        ("config", {"dataset": {"image_size": -1}}, "config.dataset.image_size"),
+        ("fleet", {"mode": "moon"}, "fleet.mode"),
     ],
 )
 def test_wrong_parameter_is_refused_before_a_run_exists(
-    deployed: Prefect, config: Mapping[str, object], complaint: str
+    deployed: Prefect, parameter: str, value: Mapping[str, object], complaint: str
 ) -> None:
-    before = len(_post(deployed, "flow_runs/filter", {}))
+    before = deployed.post("flow_runs/count", {})
 
-    done = deployed("deployment", "run", "etstpm/full", "--param", f"config={json.dumps(config)}")
+    done = deployed(
+        "deployment", "run", "etstpm/full", "--param", f"{parameter}={json.dumps(value)}"
+    )
 
     assert done.returncode == 1
     assert complaint in done.stdout + done.stderr
-    assert len(_post(deployed, "flow_runs/filter", {})) == before
+    assert deployed.post("flow_runs/count", {}) == before
 
 
 def test_schedule_is_off_until_resumed_then_yields_a_run_at_two(deployed: Prefect) -> None:
     """Prefect 3.8.8 with SQLAlchemy 2.1 schedules nothing, and says nothing: hence the pins."""
-    deployment = _get(deployed, "deployments/name/etstpm/full")
+    deployment = deployed.get("deployments/name/etstpm/full")
     (schedule,) = deployment["schedules"]
     assert not schedule["active"]
     assert schedule["schedule"]["timezone"] == "Europe/Berlin"
@@ -84,9 +103,9 @@ def test_schedule_is_off_until_resumed_then_yields_a_run_at_two(deployed: Prefec
             "flow_runs": {"state": {"type": {"any_": ["SCHEDULED"]}}},
         }
         wait_until(
-            lambda: bool(_post(deployed, "flow_runs/filter", scheduled)), 60, "a Scheduled run"
+            lambda: bool(deployed.post("flow_runs/filter", scheduled)), 60, "a Scheduled run"
         )
-        runs = _post(deployed, "flow_runs/filter", scheduled)
+        runs = deployed.post("flow_runs/filter", scheduled)
         starts = pd.to_datetime([run["expected_start_time"] for run in runs])
         assert {start.hour for start in starts.tz_convert("Europe/Berlin")} == {2}
     finally:
@@ -94,65 +113,10 @@ def test_schedule_is_off_until_resumed_then_yields_a_run_at_two(deployed: Prefec
     assert paused.returncode == 0, paused.stdout + paused.stderr
 
 
-def _tiny_config(root: Path, store: Path, categories: list[str]) -> dict[str, object]:
-    return {
-        "dataset": {"root": str(root), "categories": categories, "image_size": 64},
-        "teacher": {"weights": "random"},
-        "student": {"epochs": 8, "batch_size": 4},  # fewer, and the loss does not fall enough
-        "store": str(store),
-        "seed": 0,
-    }
+def test_smoke_is_the_preset_sample() -> None:
+    declared = yaml.safe_load((REPOSITORY / "deployments" / "prefect.yaml").read_text())
+    (smoke,) = (each for each in declared["deployments"] if each["name"] == "smoke")
 
+    given = Config.model_validate(smoke["parameters"]["config"])
 
-def _run(prefect: Prefect, config: Mapping[str, object]) -> dict[str, Any]:
-    """Start `etstpm/full` through the command line and wait for its end."""
-    before = datetime.now().astimezone().isoformat()
-    started = prefect("deployment", "run", "etstpm/full", "--param", f"config={json.dumps(config)}")
-    assert started.returncode == 0, started.stdout + started.stderr
-    query = {
-        "flow_runs": {"expected_start_time": {"after_": before}},
-        "sort": "EXPECTED_START_TIME_ASC",
-    }
-    (created,) = (
-        run for run in _post(prefect, "flow_runs/filter", query) if not run["auto_scheduled"]
-    )
-
-    def state_type() -> str:
-        return str(_get(prefect, f"flow_runs/{created['id']}")["state"]["type"])
-
-    wait_until(lambda: state_type() in FINAL, RUN_SECONDS, f"the end of run {created['name']}")
-    return dict(_get(prefect, f"flow_runs/{created['id']}"))
-
-
-def _log(prefect: Prefect, run: Mapping[str, Any]) -> str:
-    """The run's log and, last, its state's message; the log reaches the server in batches."""
-    query = {"logs": {"flow_run_id": {"any_": [run["id"]]}}, "sort": "TIMESTAMP_ASC"}
-
-    def messages(of_flow_alone: bool) -> list[str]:
-        return [
-            record["message"]
-            for record in _post(prefect, "logs/filter", query)
-            if not of_flow_alone or record["task_run_id"] is None
-        ]
-
-    wait_until(
-        lambda: any(message.startswith("Finished in state") for message in messages(True)),
-        LOG_SECONDS,
-        f"the end of the log of run {run['name']}",
-    )
-    return "\n".join([*messages(False), run["state"]["message"] or ""])
-
-
-def _get(prefect: Prefect, path: str) -> Any:
-    with urllib.request.urlopen(f"{prefect.api}/{path}", timeout=30) as answer:  # noqa: S310
-        return json.load(answer)
-
-
-def _post(prefect: Prefect, path: str, body: Mapping[str, object]) -> Any:
-    request = urllib.request.Request(  # noqa: S310
-        f"{prefect.api}/{path}",
-        data=json.dumps(body).encode(),
-        headers={"Content-Type": "application/json"},
-    )
-    with urllib.request.urlopen(request, timeout=30) as answer:  # noqa: S310
-        return json.load(answer)
+    assert given.model_copy(update={"store": "-"}) == Config.load("sample", given={"store": "-"})

@@ -1,0 +1,34 @@
+"""The operating system's processes of a flow run, to be killed as a node's loss would."""
+
+import os
+import signal
+from contextlib import suppress
+from pathlib import Path
+
+import pytest
+
+from tests.services import wait_until
+
+SECONDS = 120.0
+
+
+def processes_of(run_id: str) -> list[int]:
+    """Processes that a worker has started for a run, by what it put into their environment."""
+    proc = Path("/proc")
+    if not proc.is_dir():
+        pytest.skip("finds a run's process through /proc, which this system has not")
+    needle = f"PREFECT__FLOW_RUN_ID={run_id}".encode()
+    found = []
+    for folder in proc.iterdir():
+        with suppress(OSError):
+            if folder.name.isdigit() and needle in (folder / "environ").read_bytes().split(b"\0"):
+                found.append(int(folder.name))
+    return found
+
+
+def kill_run(run_id: str) -> None:
+    """kill -9 of a run's process, as soon as it has one."""
+    wait_until(lambda: bool(processes_of(run_id)), SECONDS, f"a process of run {run_id}")
+    for process in processes_of(run_id):
+        with suppress(ProcessLookupError):
+            os.kill(process, signal.SIGKILL)
