@@ -239,7 +239,8 @@ class ScoringConfig(Section):
     false_alarm_rate: Fraction = Field(
         0.05,
         description="Share of good images that may be called defective: the threshold is this "
-        "quantile of the held-out good images' scores, never taken from test labels.",
+        "quantile of the held-out good images' scores, each calibrated by the others alone; never "
+        "taken from test labels.",
     )
 
 

@@ -18,6 +18,9 @@ from etstpm.images import Pixels, normalise
 from etstpm.networks import FeaturePyramid, Pyramid, normalise_features
 from etstpm.progress import Bar
 
+FOLDS = 10
+"""Parts of the held-out good images, each scored by the calibration of the others."""
+
 Maps = npt.NDArray[np.float32]
 """Anomaly maps (N, H, W), float32, at least 0; products of distances can be as small as 1e-12."""
 
@@ -197,6 +200,42 @@ def calibrate(
     if config.fusion == "quantile-sum":
         quantiles = fit_quantiles(distances(batch, whitening) for batch in errors())
     return Calibration(whitening, quantiles)
+
+
+def score_cross_fitted(
+    teacher: FeaturePyramid,
+    student: FeaturePyramid,
+    pixels: Pixels,
+    config: ScoringConfig,
+    *,
+    compute: Compute,
+    name: str,
+) -> ScoredImages:
+    """Score good images (N, H, W, 3) uint8 as new ones, each calibrated by the others alone.
+
+    By the calibration that they made themselves they would look more normal than any new image: a
+    threshold taken from such scores calls half of the good images defective. One image alone has
+    no others; then its own calibration is all there is.
+    Source: cross-fitting, as in Stone 1974 and the cross-conformal prediction of Vovk 2015.
+    """
+    numbers = np.arange(len(pixels))
+    fold_of = numbers % min(FOLDS, len(pixels))
+    maps = np.empty(pixels.shape[:3], np.float32)
+    scores = np.empty(len(pixels), np.float64)
+    for fold in np.unique(fold_of):
+        mine = fold_of == fold
+        others = numbers[~mine] if len(pixels) > 1 else numbers
+        calibration = calibrate(
+            *(teacher, student, pixels[others], config), compute=compute, name=name
+        )
+        scored = score_images(
+            *(teacher, student, pixels[mine], config),
+            compute=compute,
+            name=f"{name}: held-out",
+            calibration=calibration,
+        )
+        maps[mine], scores[mine] = scored.maps, scored.scores
+    return ScoredImages(maps, scores)
 
 
 def _errors(

@@ -48,6 +48,7 @@ from etstpm.scoring import (
     calibrate,
     decision_threshold,
     map_threshold,
+    score_cross_fitted,
     score_images,
 )
 from etstpm.settings import settings
@@ -248,15 +249,19 @@ def _make_scores(
     calibration = calibrate(
         *networks, good[held_out], config.scoring, compute=compute, name=category
     )
-    score_all = partial(
-        score_images, *networks, config=config.scoring, compute=compute, calibration=calibration
+    held = score_cross_fitted(
+        *networks, good[held_out], config.scoring, compute=compute, name=category
     )
-    held = score_all(pixels=good[held_out], name=f"{category}: held-out")
     threshold = decision_threshold(held.scores, config.scoring.false_alarm_rate)
     on_maps = map_threshold(held.maps, config.scoring)
 
     pixels = inputs.pixels(category, "test", size)
-    scored = score_all(pixels=pixels, name=f"{category}: score")
+    scored = score_images(
+        *(*networks, pixels, config.scoring),
+        compute=compute,
+        name=f"{category}: score",
+        calibration=calibration,
+    )
     own_masks = [own_mask(inputs.root, row) for row in rows]
     masks = np.stack([resize_mask(mask, size) for mask in own_masks])
     labels = np.array([row["label"] == 1 for row in rows])

@@ -20,6 +20,7 @@ from etstpm.scoring import (
     decision_threshold,
     image_scores,
     map_threshold,
+    score_cross_fitted,
     score_images,
     upsample_map,
 )
@@ -287,3 +288,35 @@ def test_maps_have_the_images_threshold_where_both_are_of_the_same_layers(
         of_images = decision_threshold(scored.scores, 0.2)
         is_same = map_threshold(scored.maps, config) == pytest.approx(of_images, rel=1e-6)
         assert is_same == (layers == config.map_layers)
+
+
+def test_held_out_scores_are_those_of_new_images() -> None:
+    """Scored by the calibration that they made themselves, all new good images look defective."""
+    pixels = np.random.default_rng(0).integers(0, 256, (60, SIZE, SIZE, 3), np.uint8)
+    held_out, new = pixels[:12], pixels[12:]
+    networks = freeze(random_pyramid(0)), freeze(random_pyramid(1))
+    config = ScoringConfig()
+    calibration = calibrate(*networks, held_out, config, compute=CPU, name="")
+
+    def false_alarms(good_scores: Array) -> float:
+        scored = score_images(*networks, new, config, compute=CPU, name="", calibration=calibration)
+        threshold = decision_threshold(good_scores, config.false_alarm_rate)
+        return float(np.mean(scored.scores > threshold))
+
+    own = score_images(*networks, held_out, config, compute=CPU, name="", calibration=calibration)
+    cross_fitted = score_cross_fitted(*networks, held_out, config, compute=CPU, name="")
+    assert cross_fitted.maps.shape == own.maps.shape
+    assert false_alarms(own.scores) > 0.9
+    assert false_alarms(cross_fitted.scores) < 0.2
+
+
+def test_without_calibration_cross_fitting_changes_nothing_and_one_image_is_enough() -> None:
+    pixels = np.random.default_rng(0).integers(0, 256, (5, SIZE, SIZE, 3), np.uint8)
+    networks = freeze(random_pyramid(0)), freeze(random_pyramid(1))
+    config = ScoringConfig(calibration="none", batch_size=1)
+    expected = score_images(*networks, pixels, config, compute=CPU, name="")
+    found = score_cross_fitted(*networks, pixels, config, compute=CPU, name="")
+    assert np.array_equal(found.scores, expected.scores)
+    assert np.array_equal(found.maps, expected.maps)
+    alone = score_cross_fitted(*networks, pixels[:1], ScoringConfig(), compute=CPU, name="")
+    assert np.isfinite(alone.scores).all()
