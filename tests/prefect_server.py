@@ -8,6 +8,7 @@ import json
 import os
 import subprocess
 import sys
+import tempfile
 import urllib.request
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -157,7 +158,13 @@ def running_prefect(
     folder: Path, settings: Mapping[str, str] | None = None, *, has_ui: bool = False
 ) -> Iterator[Prefect]:
     """A server of its own below `folder`: a free port, no account, no analytics."""
-    database = postgres(folder / "postgres")
+    with tempfile.TemporaryDirectory(prefix="etstpm-postgres-") as of_database:
+        yield from _running(folder, postgres(Path(of_database)), settings or {}, has_ui=has_ui)
+
+
+def _running(
+    folder: Path, database: Service | None, settings: Mapping[str, str], *, has_ui: bool
+) -> Iterator[Prefect]:
     port = free_port()
     api = f"http://127.0.0.1:{port}/api"
     environment = {
@@ -167,7 +174,7 @@ def running_prefect(
         "PREFECT_API_URL": api,
         "PREFECT_HOME": str(folder),
     }
-    of_server = {**SERVER, "PREFECT_SERVER_UI_ENABLED": str(has_ui).lower(), **(settings or {})}
+    of_server = {**SERVER, "PREFECT_SERVER_UI_ENABLED": str(has_ui).lower(), **settings}
     if database is not None:
         of_server["PREFECT_SERVER_DATABASE_CONNECTION_URL"] = database_url(database)
         database.start()

@@ -85,7 +85,8 @@ def postgres(folder: Path) -> Service | None:
     """PostgreSQL with an empty database `prefect`, not started yet; None where it is not installed.
 
     It listens on the loopback alone, trusts who comes, and runs as the user `postgres` when the
-    tests run as root, which it refuses to be.
+    tests run as root, which it refuses to be. So `folder` must not lie below pytest's own, which
+    every other session of pytest closes to other users when it starts.
     """
     programs = [shutil.which("initdb"), *sorted(Path("/usr/lib/postgresql").glob("*/bin/initdb"))]
     found = next((Path(program).resolve() for program in programs if program), None)
@@ -98,9 +99,6 @@ def postgres(folder: Path) -> Service | None:
         account = pwd.getpwnam(user)
         for path in (data, folder):
             os.chown(path, account.pw_uid, account.pw_gid)
-        for path in (folder, *folder.parents):
-            if path.stat().st_uid == os.geteuid() and path != Path("/"):
-                path.chmod(path.stat().st_mode | 0o011)  # to be walked through, not read
     environment = {"PATH": os.environ["PATH"], "LC_ALL": "C.UTF-8"}
     subprocess.run(
         [found, "--pgdata", data, "--username", "prefect", "--auth", "trust", "--no-sync"],
