@@ -54,10 +54,8 @@ def show_new_scores(result: NewScores) -> None:
         f"Drift: {escape(str(result.drift))}.",
         *([f"Note: {escape(result.remark)}."] if result.remark else []),
         f"Run `{result.run_id}`, threshold {result.threshold:.4g}; table: `{result.table}`.",
-        "| image | score / threshold |\n| --- | --: |\n"
-        + "\n".join(
-            f"| {escape(path)} | {score / result.threshold:.2f} |" for score, path in result.highest
-        ),
+        "| image | score |\n| --- | --: |\n"
+        + "\n".join(f"| {escape(path)} | {score:.4g} |" for score, path in result.highest),
         "\n".join(f"- {escape(path)}: {escape(fault)}" for path, fault in result.first_faults),
     ]
     create_markdown_artifact(
