@@ -116,7 +116,7 @@ def postgres(folder: Path) -> Service | None:
         [found.with_name("postgres"), "-D", data, *words],
         environment | {"PORT": str(port)},
         folder,
-        is_ready=lambda: _listens(port),
+        is_ready=lambda: _accepts(found.with_name("pg_isready"), port),
         user=user,
     )
 
@@ -142,7 +142,7 @@ def free_port() -> int:
         return int(listener.getsockname()[1])
 
 
-def _listens(port: int) -> bool:
-    with suppress(OSError), socket.create_connection(("127.0.0.1", port), timeout=1):
-        return True
-    return False
+def _accepts(pg_isready: Path, port: int) -> bool:
+    """It listens before it has recovered from a kill, and turns away who comes."""
+    command = [pg_isready, "--host", "127.0.0.1", "--port", str(port), "--quiet"]
+    return subprocess.run(command, check=False).returncode == 0
