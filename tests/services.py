@@ -144,5 +144,5 @@ def free_port() -> int:
 
 def _accepts(pg_isready: Path, port: int) -> bool:
     """It listens before it has recovered from a kill, and turns away who comes."""
-    command = [pg_isready, "--host", "127.0.0.1", "--port", str(port), "--quiet"]
+    command = [str(pg_isready), "--host", "127.0.0.1", "--port", str(port), "--quiet"]
     return subprocess.run(command, check=False).returncode == 0
