@@ -26,6 +26,7 @@ from bench.jobs import plan_jobs, run_jobs
 from bench.records import Origins, Places, read_record
 from etstpm.settings import settings
 from etstpm.storage import Store
+from etstpm.storage.artifact import seal
 from tests.prefect_server import REPOSITORY
 
 SMALL = '"dataset.image_size=32", "student.epochs=2", "student.batch_size=1"'
@@ -316,7 +317,7 @@ def test_figures_of_different_images_are_not_compared(finished: Finished, tmp_pa
     card = next(iter((tmp_path / "store" / "scores" / "fabric").glob("*/card.json")))
     content = json.loads(card.read_text())
     content["inputs"]["images"] = "0" * 64
-    card.write_text(json.dumps(content))
+    card.write_bytes(seal(content))
 
     said = call("table", *finished.options(tmp_path / "store"), "--out", str(tmp_path / "q.md"))
 
