@@ -369,7 +369,7 @@ def test_training_needs_neither_test_nor_ground_truth(
     assert "2 categories" in store.get(teacher).card["summary"]
     student = stages.student(config, store, key, teacher, CATEGORY)
     assert store.get(student).card["train_images"] == 4
-    with pytest.raises(FileNotFoundError):
+    with pytest.raises(DatasetError, match="was a whole image when it was validated"):
         stages.scores(config, store, key, student, CATEGORY)
 
 

@@ -15,6 +15,7 @@ from pathlib import Path
 
 import pyarrow.parquet as pq
 import pytest
+import torch
 
 from etstpm import stages
 from etstpm.errors import StorageError
@@ -49,6 +50,15 @@ class Undisturbed:
     keys: dict[str, str]
     tables: Tables
     seconds: float
+
+
+@pytest.fixture(autouse=True)
+def one_thread() -> Iterator[None]:
+    """As in the children: how a sum is split among threads is seen in its last bits."""
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(threads)
 
 
 @pytest.fixture(scope="module")
