@@ -59,6 +59,7 @@ METRICS_CONTRACT = {
     "created_at": "timestamp[us, tz=UTC]",
     "reason": "string",
     "defect_type": "string",
+    "n_quarantined": "int64",
 }
 SCHEMAS = {name: value for name, value in vars(tables).items() if isinstance(value, pa.Schema)}
 
