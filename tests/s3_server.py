@@ -19,6 +19,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 import pytest
+from s3fs import S3FileSystem
 
 from tests.fault_proxy import FaultProxy, running_proxy
 from tests.services import wait_until
@@ -176,6 +177,8 @@ def _place(endpoint: str, folder: Path, monkeypatch: pytest.MonkeyPatch) -> S3:
         monkeypatch.delenv(name)
     for name, value in environment.items():
         monkeypatch.setenv(name, value)
+    # s3fs keeps the file system that an earlier test made in its own environment, without credentials.
+    S3FileSystem.clear_instance_cache()
     return S3(f"s3://{BUCKET}/{uuid.uuid4().hex}", environment)
 
 
