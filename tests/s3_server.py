@@ -177,7 +177,7 @@ def _place(endpoint: str, folder: Path, monkeypatch: pytest.MonkeyPatch) -> S3:
         monkeypatch.delenv(name)
     for name, value in environment.items():
         monkeypatch.setenv(name, value)
-    # s3fs keeps the file system that an earlier test made in its own environment, without credentials.
+    # s3fs keeps the file system of an earlier test, made in its environment without credentials.
     S3FileSystem.clear_instance_cache()
     return S3(f"s3://{BUCKET}/{uuid.uuid4().hex}", environment)
 
