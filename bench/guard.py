@@ -52,7 +52,8 @@ def training() -> float:
     def step() -> None:
         with compute.autocast():
             output = student(batch)
-        matching_loss(target, output).backward()  # type: ignore[no-untyped-call]
+        loss = matching_loss(target, output, config.loss, config.hard_share)
+        loss.backward()  # type: ignore[no-untyped-call]
         for optimiser, _ in optimisers:
             optimiser.step()
             optimiser.zero_grad()

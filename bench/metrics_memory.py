@@ -23,7 +23,7 @@ import numpy as np
 import numpy.typing as npt
 
 from etstpm.evaluation import evaluate
-from etstpm.scoring import UpsampledMaps
+from etstpm.scoring import ResizedMaps
 from etstpm.streaming import PixelHistogram
 from etstpm.tables import OFFICIAL
 
@@ -33,7 +33,7 @@ SYSTEMS = "etstpm", "streamed", "scikit-learn"
 Masks = list[npt.NDArray[np.bool_]]
 
 
-def draw(images: int, size: int) -> tuple[list[str | None], Masks, UpsampledMaps]:
+def draw(images: int, size: int) -> tuple[list[str | None], Masks, ResizedMaps]:
     """Defect types, masks of a disc or two, and maps at 256x256 that half agree with them."""
     rng = np.random.default_rng(0)
     good = round(GOOD_SHARE * images)
@@ -49,7 +49,7 @@ def draw(images: int, size: int) -> tuple[list[str | None], Masks, UpsampledMaps
         masks.append(mask)
         places = np.arange(256) * size // 256
         maps[number] *= 1 + 3 * mask[places][:, places]
-    return groups, masks, UpsampledMaps(maps, [mask.shape for mask in masks])
+    return groups, masks, ResizedMaps(maps, [mask.shape for mask in masks])
 
 
 def measure(which: str, images: int, size: int) -> dict[str, float | str]:

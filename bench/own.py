@@ -99,11 +99,12 @@ def bare_step(teacher: FeaturePyramid, pixels: Pixels, compute: Compute) -> Call
     batch = normalise(pixels, compute.device)
     target = TeacherFeatures(teacher, pixels, compute).batch(rows)
     student = random_pyramid(0).to(memory_format=torch.channels_last)
+    hard_share = StudentConfig().hard_share
 
     def step() -> None:
         with compute.autocast():
             output = student(batch)
-        matching_loss(target, output).backward()  # type: ignore[no-untyped-call]
+        matching_loss(target, output, hard_share=hard_share).backward()  # type: ignore[no-untyped-call]
         student.zero_grad()
 
     return step

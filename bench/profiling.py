@@ -96,7 +96,10 @@ def training_step(
     def step() -> None:
         with compute.autocast():
             output = student(normalise(pixels[rows], compute.device))
-        matching_loss(features.batch(rows), output).backward()  # type: ignore[no-untyped-call]
+        loss = matching_loss(
+            features.batch(rows), output, config.student.loss, config.student.hard_share
+        )
+        loss.backward()  # type: ignore[no-untyped-call]
         for optimiser, schedule in optimisers:
             optimiser.step()
             optimiser.zero_grad()

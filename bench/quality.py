@@ -131,12 +131,12 @@ def _groups(comparison: Comparison) -> Iterator[str]:
     yield "## Every experiment"
     yield (
         f"Image AUROC by category, and its mean over {', '.join(ablation.image_categories)}. Pixel "
-        "AUROC at the student's size and AUPRO (to a false positive rate of 0.3, MVTec's "
+        "AUROC at 256x256 and AUPRO (to a false positive rate of 0.3, MVTec's "
         "definition, each image's own size) are means over "
         f"{', '.join(ablation.categories)}. All are means over the seeds ± their standard "
         "deviation; a mean over categories takes the seeds of which every category is there. The "
         "difference is that of the image AUROC to the experiment compared with. The cost is images "
-        "x epochs x passes, as a share of the recipe's 100 epochs."
+        "x epochs x passes x pixels, as a share of the recipe's 100 epochs."
     )
     published = _published_lines(ablation)
     reference = next(row for row in ablation.experiment if row.name == ablation.reference)

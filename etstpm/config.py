@@ -170,6 +170,11 @@ class StudentConfig(Section):
         description="'l2': half the squared distance of the normalised features (Wang et al. "
         "2021, eq. 2). 'l1-cosine': L1 norm with cosine similarity (as said of ET-STPM).",
     )
+    hard_share: Annotated[float, Field(gt=0.0, le=1.0)] = Field(
+        0.1,
+        description="Share of each image's locations that make the loss, those where the student "
+        "errs most (after Batzner et al. 2024, EfficientAD). 1: all (Wang et al. 2021).",
+    )
     optimiser: Literal["muon", "adamw", "sgd"] = Field(
         "muon",
         description="'muon': orthogonalised momentum for the convolutions (Jordan et al. 2024), "
@@ -202,8 +207,13 @@ class StudentConfig(Section):
     warm_epochs: PositiveInt = Field(4, description="Epochs of a student that begins so.")
 
     def identity(self) -> dict[str, Any]:
-        """What a student depends on, whatever it begins from."""
-        return self.model_dump(exclude={"warm_start", "warm_epochs"}, exclude_none=True)
+        """What a student depends on, whatever it begins from.
+
+        What changes nothing is left out, so that a student made before there was such an option
+        keeps its address.
+        """
+        unused = {"warm_start", "warm_epochs"} | ({"hard_share"} if self.hard_share == 1 else set())
+        return self.model_dump(exclude=unused, exclude_none=True)
 
 
 class ScoringConfig(Section):

@@ -69,23 +69,32 @@ class WarmStart:
     """Rows that train and rows held out: none of the latter has trained the pyramid."""
 
 
-def matching_loss(teacher: Pyramid, student: Pyramid, kind: str = "l2") -> Tensor:
+def matching_loss(
+    teacher: Pyramid, student: Pyramid, kind: str = "l2", hard_share: float = 1.0
+) -> Tensor:
     """How far the student's features lie from the teacher's; a scalar, float32.
 
-    `teacher` is normalised already, `student` is not. The mean is over batch and locations, the
-    sum over channels and layers.
+    `teacher` is normalised already, `student` is not. The mean is over batch and locations (of each
+    image this share, the farthest), the sum over channels and layers.
     Source: "l2" is Wang et al. 2021, eq. 2 and 3: half the squared L2 distance, which of unit
     vectors is one minus the cosine; so it is computed, in a third of the passes over memory.
     "l1-cosine" is what a secondary source says of ET-STPM: the L1 norm of the difference plus one
-    minus the cosine; the paper's text could not be checked.
+    minus the cosine; the paper's text could not be checked. Hard locations: Batzner et al. 2024,
+    EfficientAD, section 3.2. Deviates in taking locations of each image and layer, where they take
+    components of a whole batch.
     """
     loss = torch.zeros((), device=teacher[0].device)
     for target, feature in zip(teacher, student, strict=True):
         unscaled = feature.float()
         norm = torch.linalg.vector_norm(unscaled, dim=1).clamp_min(NORM_FLOOR)
-        loss = loss + (1 - (unscaled * target).sum(1) / norm).mean()
+        distance = 1 - (unscaled * target).sum(1) / norm
         if kind == "l1-cosine":
-            loss = loss + (unscaled / norm[:, None] - target).abs().sum(1).mean()
+            distance = distance + (unscaled / norm[:, None] - target).abs().sum(1)
+        if hard_share < 1:
+            locations = distance.flatten(1)
+            count = max(1, round(hard_share * locations.shape[1]))
+            distance = locations.topk(count, sorted=False).values
+        loss = loss + distance.mean()
     return loss
 
 
@@ -230,7 +239,7 @@ def _train(
             for batch in batches(rng.permutation(training), config.batch_size):
                 with compute.autocast():
                     output = student(normalise(features.pixels[batch], compute.device))
-                loss = matching_loss(features.batch(batch), output, config.loss)
+                loss = matching_loss(features.batch(batch), output, config.loss, config.hard_share)
                 loss.backward()  # type: ignore[no-untyped-call]
                 for optimiser, schedule in optimisers:
                     optimiser.step()

@@ -81,23 +81,23 @@ def image_scores(maps: Tensor, top_share: float = 0.0) -> Tensor:
     return pixels.topk(max(1, round(top_share * pixels.shape[1]))).values.mean(1)
 
 
-def upsample_map(
+def resize_map(
     anomaly_map: npt.NDArray[np.float32], height: int, width: int
 ) -> npt.NDArray[np.float32]:
-    """A map (H, W) at an image's own size, bilinear: what MVTec's evaluation compares."""
-    upsampled = F.interpolate(
+    """A map (H, W) at another size, bilinear: MVTec's evaluation compares at the image's own."""
+    resized = F.interpolate(
         torch.from_numpy(anomaly_map)[None, None],
         size=(height, width),
         mode="bilinear",
         align_corners=False,
     )
-    values: npt.NDArray[np.float32] = upsampled[0, 0].numpy()
+    values: npt.NDArray[np.float32] = resized[0, 0].numpy()
     return values
 
 
 @dataclass(frozen=True)
-class UpsampledMaps:
-    """Maps (N, H, W), each at its image's own size when it is asked for: all would fill gigabytes.
+class ResizedMaps:
+    """Maps (N, H, W), each at a size of its own when it is asked for: all would fill gigabytes.
 
     sizes: (height, width) of each.
     """
@@ -109,7 +109,7 @@ class UpsampledMaps:
         return len(self.maps)
 
     def __getitem__(self, index: int) -> npt.NDArray[np.float32]:
-        return upsample_map(self.maps[index], *self.sizes[index])
+        return resize_map(self.maps[index], *self.sizes[index])
 
 
 def score_images(

@@ -44,7 +44,7 @@ from etstpm.maps import save_maps
 from etstpm.networks import FeaturePyramid, TeacherWeights
 from etstpm.pictures import draw_hardest
 from etstpm.scoring import (
-    UpsampledMaps,
+    ResizedMaps,
     calibrate,
     decision_threshold,
     map_threshold,
@@ -59,6 +59,7 @@ from etstpm.tables import (
     IMAGE_SCORES,
     OFFICIAL,
     PAPER,
+    PAPER_SIDE,
     REPLICATES,
     STUDENT_HISTORY,
     TEACHER_HISTORY,
@@ -265,12 +266,15 @@ def _make_scores(
     own_masks = [own_mask(inputs.root, row) for row in rows]
     masks = np.stack([resize_mask(mask, size) for mask in own_masks])
     labels = np.array([row["label"] == 1 for row in rows])
-    own_maps = UpsampledMaps(scored.maps, [(row["height"], row["width"]) for row in rows])
+    own_maps = ResizedMaps(scored.maps, [(row["height"], row["width"]) for row in rows])
+    side = min(size, PAPER_SIDE)
+    paper_masks = np.stack([resize_mask(mask, side) for mask in own_masks])
+    paper_maps = ResizedMaps(scored.maps, [(side, side)] * len(rows))
     evaluation = evaluate(
         category,
         [None if row["defect_type"] == GOOD else row["defect_type"] for row in rows],
         {PAPER: scored.scores},
-        {PAPER: (masks, scored.maps), OFFICIAL: (own_masks, own_maps)},
+        {PAPER: (paper_masks, paper_maps), OFFICIAL: (own_masks, own_maps)},
         [has_mask(row) for row in rows],
     )
     metrics = evaluation.figures | {

@@ -11,7 +11,10 @@ SCHEMA_VERSION = 2
 that `defect_type == 'all'` is what a row of version 1 was."""
 
 PAPER, OFFICIAL = "paper-256", "mvtec-official"
-"""Protocols: maps and masks at the student's input size; maps upsampled to each image's own."""
+"""Protocols: maps and masks at the papers' size; maps resized to each image's own."""
+
+PAPER_SIDE = 256
+"""In pixels; a smaller input is judged at its own size."""
 
 ALL = "all"
 """Defect type of the figures over all test images."""
@@ -102,8 +105,8 @@ METRICS = _schema(
     _field(
         "protocol",
         _NAME,
-        "'paper-256': maps and masks at the student's input size (256 unless the config says "
-        "otherwise); 'mvtec-official': maps upsampled to each image's own size",
+        "'paper-256': maps and masks at 256x256, or at the student's input size where that is "
+        "smaller; 'mvtec-official': maps resized to each image's own size",
     ),
     _field("level", _NAME, "'image' or 'pixel'"),
     _field(

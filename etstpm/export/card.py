@@ -18,7 +18,7 @@ SHOWN = (
     (PAPER, "image", "auroc", "image AUROC"),
     (PAPER, "image", "ap", "image AP"),
     (PAPER, "image", "f1_max", "image F1-max"),
-    (PAPER, "pixel", "auroc", "pixel AUROC, at the input size"),
+    (PAPER, "pixel", "auroc", "pixel AUROC, at 256x256"),
     (OFFICIAL, "pixel", "aupro", "AUPRO to a false positive rate of 0.3, at each image's own size"),
 )
 """Protocol, level, metric, and how a person calls it."""

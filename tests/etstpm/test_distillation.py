@@ -30,7 +30,7 @@ from etstpm.networks import FeaturePyramid, Pyramid, freeze, normalise_features,
 from etstpm.settings import settings
 
 CPU = Compute(torch.device("cpu"), torch.float32)
-SHORT = StudentConfig(epochs=3, batch_size=2)
+SHORT = StudentConfig(epochs=3, batch_size=2, hard_share=1.0)
 
 
 def draw_features(seed: int) -> Pyramid:
@@ -113,6 +113,21 @@ def test_l1_cosine_loss_is_numpys() -> None:
         for a, b in zip(unit(teacher), unit(student), strict=True)
     )
     loss = matching_loss(normalise_features(teacher), student, "l1-cosine")
+    assert loss.item() == pytest.approx(expected, rel=1e-5)
+
+
+@pytest.mark.parametrize("kind", ["l2", "l1-cosine"])
+def test_hard_locations_of_each_image_make_the_loss(kind: str) -> None:
+    teacher, student = draw_features(9), draw_features(10)
+    expected = 0.0
+    for a, b in zip(unit(teacher), unit(student), strict=True):
+        distance = 1 - (a * b).sum(1)
+        if kind == "l1-cosine":
+            distance = distance + np.abs(a - b).sum(1)
+        count = max(1, round(0.3 * distance[0].size))
+        hardest = np.sort(distance.reshape(len(distance), -1), axis=1)[:, -count:]
+        expected += hardest.mean()
+    loss = matching_loss(normalise_features(teacher), student, kind, hard_share=0.3)
     assert loss.item() == pytest.approx(expected, rel=1e-5)
 
 
@@ -218,6 +233,7 @@ def test_the_loss_falls_and_every_epoch_is_recorded(teacher: FeaturePyramid) -> 
         {"optimiser": "sgd", "learning_rate": 0.05},
         {"optimiser": "adamw", "learning_rate": 2e-3},
         {"loss": "l1-cosine"},
+        {"hard_share": 0.1},
         {"schedule": "constant"},
     ],
     ids=str,
@@ -225,7 +241,7 @@ def test_the_loss_falls_and_every_epoch_is_recorded(teacher: FeaturePyramid) -> 
 def test_every_named_choice_learns(teacher: FeaturePyramid, changes: dict[str, object]) -> None:
     config = StudentConfig.model_validate({**SHORT.model_dump(), **changes})
     distilled = distil_student(teacher, draw_images(0), config, seed=0, compute=CPU, name="bottle")
-    assert distilled.history[-1].loss < 0.9 * distilled.history[0].loss
+    assert distilled.history[-1].loss < 0.95 * distilled.history[0].loss
 
 
 def test_same_seed_gives_the_same_bits_whatever_ran_between(teacher: FeaturePyramid) -> None:
@@ -253,7 +269,12 @@ def test_another_seed_gives_another_student(teacher: FeaturePyramid) -> None:
 def test_the_best_epochs_weights_are_returned(teacher: FeaturePyramid) -> None:
     # The held-out image is noise and unlike the others: in the end it gets worse, not better.
     config = StudentConfig(
-        epochs=8, batch_size=1, optimiser="adamw", learning_rate=0.02, schedule="constant"
+        epochs=8,
+        batch_size=1,
+        hard_share=1.0,
+        optimiser="adamw",
+        learning_rate=0.02,
+        schedule="constant",
     )
     for seed in range(8):
         images = draw_images(0)[:, :32, :32].copy()
@@ -378,7 +399,12 @@ def test_patience_counts_epochs_in_a_row_under_a_constant_rate() -> None:
 
 def test_training_ends_where_the_held_out_map_has_levelled_off(teacher: FeaturePyramid) -> None:
     config = StudentConfig(
-        epochs=20, batch_size=1, optimiser="adamw", learning_rate=0.02, schedule="constant"
+        epochs=20,
+        batch_size=1,
+        hard_share=1.0,
+        optimiser="adamw",
+        learning_rate=0.02,
+        schedule="constant",
     )
     images = draw_images(0)[:, :32, :32].copy()
     patient = config.model_copy(update={"patience": 1})

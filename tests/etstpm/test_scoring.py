@@ -20,9 +20,9 @@ from etstpm.scoring import (
     decision_threshold,
     image_scores,
     map_threshold,
+    resize_map,
     score_cross_fitted,
     score_images,
-    upsample_map,
 )
 
 CPU = Compute(torch.device("cpu"), torch.float32)
@@ -148,7 +148,7 @@ def test_a_map_at_the_images_own_size_is_numpys(
     raw = 1e-12 * np.exp(2 * np.random.default_rng(0).normal(size=shape))
     anomaly_map = raw.astype(np.float32)
     before = anomaly_map.copy()
-    found = upsample_map(anomaly_map, height, width)
+    found = resize_map(anomaly_map, height, width)
     assert found.shape == (height, width)
     assert found.dtype == np.float32
     assert np.allclose(found, upsample(raw, height, width), rtol=1e-4, atol=0)

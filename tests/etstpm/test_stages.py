@@ -23,11 +23,11 @@ from etstpm.dataset import image_files, rows_of
 from etstpm.decoded import load_pixels
 from etstpm.errors import DatasetError, EtstpmError, StorageError, WeightsError
 from etstpm.images import read_mask, resize_mask
-from etstpm.inputs import is_sample
+from etstpm.inputs import is_sample, own_mask
 from etstpm.metrics import image_metrics, pixel_metrics
 from etstpm.networks import FeaturePyramid, freeze
 from etstpm.sample import CATEGORIES, MARKER
-from etstpm.scoring import score_images, upsample_map
+from etstpm.scoring import ResizedMaps, resize_map, score_images
 from etstpm.settings import settings
 from etstpm.storage import Store
 
@@ -231,11 +231,31 @@ def test_pixels_are_judged_at_the_students_size_and_at_each_images_own(
         compute=choose_compute(config),
         name="again",
     ).maps
-    own_maps = [upsample_map(m, *mask.shape) for m, mask in zip(maps, masks, strict=True)]
+    own_maps = [resize_map(m, *mask.shape) for m, mask in zip(maps, masks, strict=True)]
     assert found["mvtec-official"]["pixel"] == pixel_metrics(masks, own_maps)
     small_masks = [resize_mask(mask, 64) for mask in masks]
     assert found["paper-256"]["pixel"] == pixel_metrics(small_masks, maps)
     assert found["mvtec-official"]["pixel"] != found["paper-256"]["pixel"]
+
+
+def test_the_papers_protocol_stays_at_256(drawn: Path, tmp_path: Path) -> None:
+    config = make_config(
+        drawn, tmp_path / "store", dataset__image_size=288, scoring__calibration="none"
+    )
+    keys = run(config)
+    found = Store(config.store).get(keys.scores).card["metrics"]["values"]["paper-256"]["pixel"]
+    manifest = pq.read_table(Path(config.store) / keys.dataset / "manifest.parquet")
+    maps = score_images(
+        load_pyramid(config, keys.teacher),
+        load_pyramid(config, keys.student),
+        load_pixels("t", image_files(drawn, manifest, CATEGORY, "test"), 288, tmp_path / "again"),
+        config.scoring,
+        compute=choose_compute(config),
+        name="again",
+    ).maps
+    assert maps.shape[1:] == (288, 288)
+    masks = [resize_mask(own_mask(drawn, row), 256) for row in rows_of(manifest, CATEGORY, "test")]
+    assert found == pixel_metrics(masks, ResizedMaps(maps, [(256, 256)] * len(maps)))
 
 
 def test_pixel_metrics_see_the_masks(copied: tuple[Config, Keys], dataset: Path) -> None:
