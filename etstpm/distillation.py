@@ -23,7 +23,7 @@ from etstpm.settings import settings
 Indices = npt.NDArray[np.int64]
 
 EVALUATION_BATCH = 16
-FALL_REQUIRED = 0.98
+FALL_REQUIRED = 0.99
 """A student whose loss ends above this share of its first step's loss has learnt nothing."""
 CONSTANT = 0.01
 """A student whose features vary by less than this share of its teacher's is constant."""
