@@ -136,7 +136,7 @@ def _groups(comparison: Comparison) -> Iterator[str]:
         f"{', '.join(ablation.categories)}. All are means over the seeds ± their standard "
         "deviation; a mean over categories takes the seeds of which every category is there. The "
         "difference is that of the image AUROC to the experiment compared with. The cost is images "
-        "x epochs x passes x pixels, as a share of the recipe's 100 epochs."
+        "x epochs x passes, as a share of the recipe's 100 epochs, whatever the input's size."
     )
     published = _published_lines(ablation)
     reference = next(row for row in ablation.experiment if row.name == ablation.reference)

@@ -33,8 +33,8 @@ _COLUMNS: dict[str, tuple[pa.DataType, str]] = {
     "epochs": (pa.int64(), "of the student"),
     "cost": (
         pa.int64(),
-        "images x epochs x passes, times pixels over the recipe's: trained on by the student, and "
-        "by the tuned teacher in this category",
+        "images x epochs x passes: trained on by the student, and by the tuned teacher in this "
+        "category",
     ),
     "recipe_cost": (pa.int64(), "the same of the preset `stpm` on this category, 100 epochs"),
     "train_seconds": (pa.float64(), "of the student's training, as it was first made"),
@@ -155,13 +155,13 @@ def _result(store: Store, trial: Trial, record: Record) -> Result:
     epochs = _epochs(store, student)
     passes = epochs * _trained_on(images, trial.config.student.validation_fraction)
     tuning = _epochs(store, teacher) * _trained_on(images, trial.config.teacher.validation_fraction)
-    recipe = Config.load(RECIPE)
+    recipe = Config.load(RECIPE).student
     return Result(
         trial=trial,
         values=scores.card["metrics"]["values"],
         epochs=epochs,
-        cost=round((passes + tuning) * _pixels(trial.config) / _pixels(recipe)),
-        recipe_cost=recipe.student.epochs * _trained_on(images, recipe.student.validation_fraction),
+        cost=passes + tuning,
+        recipe_cost=recipe.epochs * _trained_on(images, recipe.validation_fraction),
         train_seconds=student.card["seconds"],
         origin=record["origin"],
         images=(_images(student.card), _images(scores.card)),
@@ -169,10 +169,6 @@ def _result(store: Store, trial: Trial, record: Record) -> Result:
         student=student.key,
         scores=scores.key,
     )
-
-
-def _pixels(config: Config) -> int:
-    return config.dataset.image_size**2
 
 
 def _trained_on(images: int, fraction: float) -> int:

@@ -322,7 +322,7 @@ def test_a_loss_that_is_not_finite_is_an_error_by_name(teacher: FeaturePyramid) 
 
 
 def test_a_loss_that_does_not_fall_is_an_error_by_name(teacher: FeaturePyramid) -> None:
-    config = StudentConfig(epochs=2, batch_size=2, learning_rate=1e-12)
+    config = StudentConfig(epochs=2, batch_size=8, learning_rate=1e-12)
     with pytest.raises(TrainingError) as caught:
         distil_student(teacher, draw_images(0), config, seed=0, compute=CPU, name="screw")
     message = str(caught.value)
