@@ -1,6 +1,5 @@
 """The `etstpm` command: what needs no orchestration. The pipeline itself is `flows/full.py`."""
 
-import sys
 from typing import Annotated
 
 import typer
@@ -8,10 +7,10 @@ from rich.console import Console
 
 from etstpm import __version__
 from etstpm.commands import data, results, runs, store
+from etstpm.commands.entry import run_command
 from etstpm.commands.export import export
 from etstpm.commands.report import report
 from etstpm.commands.score import score
-from etstpm.errors import EtstpmError
 
 app = typer.Typer(
     help="Visual anomaly detection by student-teacher feature pyramid matching.",
@@ -50,8 +49,4 @@ def config(
 
 def main() -> None:
     """Run the command; a fault that the user can mend is one line and exit code 2."""
-    try:
-        app()
-    except EtstpmError as error:
-        sys.stderr.write(f"etstpm: {error}\n")
-        sys.exit(error.exit_code)
+    run_command(app, "etstpm")

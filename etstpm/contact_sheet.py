@@ -17,6 +17,7 @@ from PIL import Image, ImageDraw, ImageFont
 
 from etstpm.dataset import Dataset
 from etstpm.images import UNREADABLE, read_image, read_mask
+from etstpm.layouts import GOOD
 from etstpm.pictures import outline
 
 SIDE = 192
@@ -35,10 +36,19 @@ body { font: 16px/1.5 system-ui, sans-serif; margin: 0 auto; max-width: 78rem; p
 h1 { font-size: 1.5rem; margin: 0 } h2 { font-size: 1.15rem; margin: 2rem 0 .5rem }
 p { margin: .25rem 0 } .quiet { color: var(--quiet); overflow-wrap: anywhere }
 table { border-collapse: collapse; font-variant-numeric: tabular-nums }
-th, td { border-bottom: 1px solid var(--line); padding: .3rem .8rem .3rem 0; text-align: left;
-  vertical-align: top; overflow-wrap: anywhere }
-td.number, th.number { text-align: right } .scroll { overflow-x: auto }
-.sheet { display: grid; gap: .75rem; grid-template-columns: repeat(auto-fill, minmax(9.5rem, 1fr)) }
+th, td { border-bottom: 1px solid var(--line); padding: .3rem 1.2rem .3rem 0; text-align: left;
+  vertical-align: top }
+td.number, th.number, th[scope=row] { white-space: nowrap } td.number, th.number { text-align: right }
+.scroll { overflow-x: auto } .findings td { min-width: 7rem; overflow-wrap: anywhere }
+.findings td:first-child { min-width: 0; overflow-wrap: normal }
+.sheet { display: grid; gap: .75rem; grid-template-columns: repeat(auto-fill, minmax(11rem, 1fr)) }
+@media (max-width: 40rem) {
+  .sheet { gap: .5rem; grid-template-columns: repeat(3, 1fr) }
+  .findings thead { position: absolute; clip-path: inset(50%) }
+  .findings tr { border-bottom: 1px solid var(--line); display: block; padding: .4rem 0 }
+  .findings td { border: 0; display: block; padding: 0 }
+  .findings td[data-name]::before { color: var(--quiet); content: attr(data-name) ": " }
+}
 figure { margin: 0 } img { border-radius: 4px; display: block; height: auto; width: 100% }
 figcaption { color: var(--quiet); font-size: .8rem; overflow-wrap: anywhere }
 .error { color: var(--error) } .warning { color: var(--warning) }
@@ -80,6 +90,7 @@ def draw_category(dataset: Dataset, category: str, path: Path, *, images: int = 
         for row in dataset.findings.to_pylist()
         if row["path"] == category or row["path"].startswith(f"{category}/")
     ]
+    findings.sort(key=lambda row: row["severity"] != "error")
     if path.suffix.lower() == ".png":
         _sheet(dataset, category, groups, findings).save(path, optimize=True)
     else:
@@ -92,7 +103,8 @@ def _groups(dataset: Dataset, category: str, images: int) -> list[Group]:
         if row["category"] == category:
             found.setdefault(f"{row['split']}/{row['defect_type']}", []).append(row)
     groups = []
-    for name, rows in found.items():
+    # Good images first, the defect types beside each other.
+    for name, rows in sorted(found.items(), key=lambda group: not group[0].endswith(f"/{GOOD}")):
         # Evenly spread: the first ones of a folder are often of one minute on one camera.
         count = min(images, len(rows))
         places = np.linspace(0, len(rows) - 1, count).round().astype(int).tolist()
@@ -154,7 +166,13 @@ def _findings(findings: Sequence[dict[str, Any]]) -> str:
     rows = "".join(
         f"<tr><td class={escape(row['severity'])}>{escape(row['severity'])}</td>"
         + "".join(
-            f"<td>{escape(row[name])}</td>" for name in ("path", "expected", "found", "remedy")
+            f"<td{label}>{escape(row[name])}</td>"
+            for name, label in (
+                ("path", ""),
+                ("expected", " data-name=expected"),
+                ("found", " data-name=found"),
+                ("remedy", ""),
+            )
         )
         + "</tr>"
         for row in findings
@@ -163,8 +181,8 @@ def _findings(findings: Sequence[dict[str, Any]]) -> str:
         f"<th scope=col>{name}</th>" for name in ("", "where", "expected", "found", "what to do")
     )
     return (
-        f"<div class=scroll><table><thead><tr>{heads}</tr></thead><tbody>{rows}</tbody></table>"
-        "</div>"
+        f"<div class=scroll><table class=findings><thead><tr>{heads}</tr></thead>"
+        f"<tbody>{rows}</tbody></table></div>"
     )
 
 
@@ -175,7 +193,7 @@ def _figure(row: dict[str, Any], picture: Image.Image) -> str:
     name = escape(Path(row["image_path"]).name)
     return (
         f"<figure><img src=data:image/webp;base64,{data} alt='{name}' width={SIDE} height={SIDE} "
-        f"loading=lazy><figcaption>{name}</figcaption></figure>"
+        f"decoding=async><figcaption>{name}</figcaption></figure>"
     )
 
 

@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
+from urllib.parse import unquote
 
 from etstpm.catalog import MARKER, Archive, Declaration
 from etstpm.download import Expected, Partial, download, shown
@@ -32,6 +33,25 @@ class Fetched:
     root: Path
     files: int
     was_there: bool
+    is_proven: bool
+    """Whether there was a hash to hold the archive against."""
+
+
+def local_folder(name: str) -> Path:
+    """The folder that `--to` names, `file://` or not. Raises `DatasetError` for a bucket.
+
+    Images are decoded from files that the system can map and stamp: a run reads its dataset from a
+    local or shared disk, and a tree in a bucket would be of no use to it.
+    """
+    scheme, separator, path = name.partition("://")
+    if not separator:
+        return Path(name)
+    if scheme == "file":
+        return Path(unquote(path))
+    raise DatasetError(
+        f"--to {shown(name)}: a dataset is read from a folder, on a local or shared disk, not from "
+        f"a bucket; give a folder (the archive itself may lie there: --from {scheme}://...)"
+    )
 
 
 def fetch(
@@ -49,11 +69,13 @@ def fetch(
     lock = work.with_name(f"{work.name}.lock")
     try:
         with locked(lock, f"fetching {target}"):
-            found = _already_there(target, archive)
-            if found is None:
-                found = _fetch(declaration, archive, source, target, work)
-            shutil.rmtree(work, ignore_errors=True)
-            lock.unlink(missing_ok=True)  # a waiter sees that its file is gone, and takes a new one
+            try:
+                found = _already_there(target, archive)
+                if found is None:
+                    found = _fetch(declaration, archive, source, target, work)
+                shutil.rmtree(work, ignore_errors=True)
+            finally:  # a waiter sees that its file is gone, and takes a new one
+                lock.unlink(missing_ok=True)
     except OSError as error:
         raise DatasetError(
             f"{error.filename or target} cannot be written ({error.strerror}); give another "
@@ -94,7 +116,7 @@ def _already_there(target: Path, archive: Archive | None) -> Fetched | None:
     with suppress(OSError, ValueError):
         marker = json.loads((target / MARKER).read_text("utf-8"))
     if archive is not None and isinstance(marker, dict) and marker.get("sha256") == archive.sha256:
-        return Fetched(target, int(marker.get("files", 0)), was_there=True)
+        return Fetched(target, int(marker.get("files", 0)), was_there=True, is_proven=True)
     raise DatasetError(
         f"{target} is there already, and is not what would be fetched; remove it, or give another "
         "folder with --to"
@@ -125,7 +147,7 @@ def _fetch(
     }
     (root / MARKER).write_text(json.dumps(marker, indent=1) + "\n", "utf-8")
     root.rename(target)
-    return Fetched(target, files, was_there=False)
+    return Fetched(target, files, was_there=False, is_proven=archive is not None)
 
 
 def _obtain(archive: Archive | None, source: str | None, work: Path) -> Path:

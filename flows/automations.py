@@ -17,7 +17,8 @@ from prefect.events.schemas.automations import AutomationCore
 from prefect.exceptions import ObjectNotFound
 from pydantic import ValidationError
 
-from etstpm.errors import ConfigError, EtstpmError, reason_of
+from etstpm.commands.entry import run_command
+from etstpm.errors import ConfigError, reason_of
 from flows.embedded import connected
 
 PLACEHOLDER = "NOTIFY"
@@ -94,11 +95,9 @@ def _upsert(client: SyncPrefectClient, automation: AutomationCore) -> str:
 
 def main() -> None:
     """Run the command; a fault that the user can mend is one line and exit code 2."""
-    try:
-        typer.run(apply)
-    except EtstpmError as error:
-        sys.stderr.write(f"etstpm: {error}\n")
-        sys.exit(error.exit_code)
+    app = typer.Typer(add_completion=False, pretty_exceptions_enable=False)
+    app.command()(apply)
+    run_command(app, "python -m flows.automations")
 
 
 if __name__ == "__main__":

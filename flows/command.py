@@ -10,6 +10,7 @@ import typer
 from rich.console import Console
 from rich.table import Table
 
+from etstpm.commands.entry import run_command
 from etstpm.config import Config
 from etstpm.errors import EtstpmError
 from flows.embedded import begin, connected
@@ -114,8 +115,6 @@ def _show(config: Config, run_id: str) -> int:
 
 def main() -> None:
     """Run the command; a fault that the user can mend is one line and exit code 2."""
-    try:
-        typer.run(run)
-    except EtstpmError as error:
-        sys.stderr.write(f"etstpm: {error}\n")
-        sys.exit(error.exit_code)
+    app = typer.Typer(add_completion=False, pretty_exceptions_enable=False)
+    app.command()(run)
+    run_command(app, "python -m flows.full")

@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from collections import Counter
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 from rich.console import Console
@@ -52,7 +52,8 @@ def validate(
     categories: Categories = "",
     dataset: Name = None,
     on_finding: Annotated[
-        str, typer.Option(help="Errors: 'fail', or 'quarantine' their images, or 'warn'.")
+        Literal["fail", "quarantine", "warn"],
+        typer.Option(help="Errors: stop, or leave their images out, or use what one can."),
     ] = "fail",
     output: Annotated[
         Path | None, typer.Option(help="Folder for manifest.parquet and findings.parquet.")
@@ -106,9 +107,11 @@ def print_dataset(console: Console, found: Dataset) -> None:
         )
     )
     is_short = bool(found.quarantined)
-    table = Table("category", "train good", "test good", "test defective")
+    table = Table("category")
+    for name in ("train good", "test good", "test defective"):
+        table.add_column(name, justify="right")
     if is_short:
-        table.add_column("quarantined")
+        table.add_column("quarantined", justify="right")
     for category in sorted({name for name, _, _ in numbers} | set(found.quarantined)):
         cells = [numbers[category, *cell] for cell in (("train", 0), ("test", 0), ("test", 1))]
         cells += [found.quarantined.get(category, 0)] if is_short else []
@@ -141,7 +144,7 @@ def fetch(
     dataset: Annotated[
         str, typer.Argument(help="mvtec_ad, visa, folder, or a declaration of your own (.toml).")
     ],
-    to: Annotated[Path, typer.Option(help="Folder to make; must not hold anything else.")],
+    to: Annotated[str, typer.Option(help="Folder to make; must not hold anything else.")],
     source: Annotated[
         str | None,
         typer.Option("--from", help="An archive that you have: a file, or any fsspec URI."),
@@ -153,16 +156,23 @@ def fetch(
     """Download a dataset, or take its archive from a file; prove it and unpack it safely."""
     from etstpm.catalog import load_declaration
     from etstpm.fetching import fetch as fetch_dataset
+    from etstpm.fetching import local_folder
 
     if sha256 is not None and not re.fullmatch("[0-9a-f]{64}", sha256):
         raise ConfigError(f"--sha256 {sha256!r} is not 64 hexadecimal digits; see sha256sum")
     declaration = load_declaration(dataset)
+    target = local_folder(to)
     console = Console(markup=False, emoji=False)
     print_line(console, declaration.title)
     for line in declaration.terms_of_use():
         print_line(console, line)
-    found = fetch_dataset(declaration, to, source=source, sha256=sha256)
-    what = "was there already" if found.was_there else f"{found.files} files, archive verified"
+    found = fetch_dataset(declaration, target, source=source, sha256=sha256)
+    proof = (
+        "archive verified"
+        if found.is_proven
+        else "its archive taken as it is: no --sha256 to hold it against"
+    )
+    what = "was there already" if found.was_there else f"{found.files} files, {proof}"
     print_line(console, f"{found.root}: {what}")
     print_line(console, f"next: etstpm data validate {found.root}")
 

@@ -3,11 +3,13 @@
 import json
 import sys
 from pathlib import Path
+from typing import Annotated, Literal, get_args, get_origin, get_type_hints
 
 import pytest
+import typer
 
 from etstpm import __version__
-from etstpm.cli import main
+from etstpm.cli import app, main
 from etstpm.config import Config
 
 
@@ -70,9 +72,63 @@ def test_names_of_folders_are_no_markup(
     assert "[red]:+1:[/train/good/].db: expected images only" in output
 
 
+def enumerations(group: typer.Typer, path: str) -> list[tuple[str, str, tuple[str, ...]]]:
+    """Of every command below: its options whose values are listed, and these."""
+    found = []
+    for command in group.registered_commands:
+        assert command.callback is not None
+        name = command.name or command.callback.__name__
+        for option, hint in get_type_hints(command.callback, include_extras=True).items():
+            if get_origin(hint) is not Annotated:
+                continue
+            kind, info = get_args(hint)
+            values = [
+                v for k in (kind, *get_args(kind)) if get_origin(k) is Literal for v in get_args(k)
+            ]
+            if values:
+                # In `Annotated`, what is given first is the flag.
+                flag = info.default if info.default is not ... else f"--{option.replace('_', '-')}"
+                found.append((f"{path} {name}", flag, tuple(values)))
+    for below in group.registered_groups:
+        assert below.typer_instance is not None
+        found += enumerations(below.typer_instance, f"{path} {below.name}")
+    return found
+
+
+ENUMERATIONS = enumerations(app, "etstpm")
+
+
+def test_there_are_enumerations() -> None:
+    assert ("etstpm score", "--heatmaps", ("none", "defective", "all")) in ENUMERATIONS
+    policies = ("fail", "quarantine", "warn")
+    assert ("etstpm data validate", "--on-finding", policies) in ENUMERATIONS
+    assert len(ENUMERATIONS) >= 8
+
+
+@pytest.mark.parametrize(("command", "option", "values"), ENUMERATIONS)
+def test_what_is_no_choice_is_one_line(
+    command: str,
+    option: str,
+    values: tuple[str, ...],
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    code, output, errors = run([*command.split()[1:], option, "WRO\nNG"], monkeypatch, capsys)
+    allowed = ", ".join(map(repr, values))
+    assert (code, output) == (2, "")
+    assert errors == (
+        f"{command}: invalid value for '{option}': 'WRO\\nNG' is not one of {allowed}; "
+        f"see '{command} --help'\n"
+    )
+
+
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
+        (["nonsense"], "etstpm: no such command 'nonsense'; see 'etstpm --help'"),
+        (["config", "--nonsense"], "etstpm config: no such option: --nonsense; see"),
+        (["data", "validate"], "etstpm data validate: missing argument 'root'; see"),
+        (["results", "worst", "--limit", "0"], "greater than or equal to 1; see"),
         (["config", "no-such-preset"], "config 'no-such-preset' cannot be read"),
         (["data", "validate", "/no/such/root"], "dataset /no/such/root: no such folder"),
     ],

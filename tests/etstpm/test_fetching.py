@@ -16,6 +16,7 @@ import pytest
 
 from etstpm import download
 from etstpm.catalog import MARKER, Archive, Declaration, load_declaration, recognise
+from etstpm.cli import main
 from etstpm.errors import DatasetError
 from etstpm.fetching import Fetched, fetch
 from etstpm.settings import settings
@@ -68,10 +69,12 @@ def assert_whole(root: Path, drawn: Path) -> None:
 def test_an_address_becomes_a_folder(site: Site, packed: Path, drawn: Path, tmp_path: Path) -> None:
     declaration = declare(packed, site.url("a.tar.xz", server.cut_at_every_tenth))
     found = fetch(declaration, tmp_path / "data" / "drawn")
-    assert found == Fetched(tmp_path / "data" / "drawn", len(contents(drawn)), was_there=False)
+    assert found == Fetched(
+        tmp_path / "data" / "drawn", len(contents(drawn)), was_there=False, is_proven=True
+    )
     assert_whole(found.root, drawn)
     again = fetch(declaration, found.root)
-    assert again == Fetched(found.root, found.files, was_there=True)
+    assert again == Fetched(found.root, found.files, was_there=True, is_proven=True)
     assert len(site.asked) == 10
 
 
@@ -140,6 +143,7 @@ def test_what_is_refused(packed: Path, tmp_path: Path, monkeypatch: pytest.Monke
     message = refusal(declaration, tmp_path / "file" / "x", source=str(packed))
     assert "cannot be written (File exists); give another folder with --to" in message
     assert not target.exists()
+    assert sorted(path.name for path in tmp_path.glob(".*.lock")) == []
     full = SimpleNamespace(free=10)
     monkeypatch.setattr("shutil.disk_usage", lambda _: full)
     given: dict[str, str]
@@ -248,3 +252,43 @@ def test_who_waits_says_so(packed: Path, tmp_path: Path) -> None:
     assert (waiter.returncode, errors) == (0, "")
     assert "next: etstpm data validate" in output
     shutil.rmtree(tmp_path / "drawn")
+
+
+@pytest.mark.parametrize("is_known", [False, True])
+def test_what_nothing_was_held_against_is_not_called_verified(
+    packed: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+    is_known: bool,
+) -> None:
+    sha256 = ["--sha256", hashlib.sha256(packed.read_bytes()).hexdigest()] if is_known else []
+    to = (tmp_path / "dr awn").as_uri()
+    arguments = ["etstpm", "data", "fetch", "folder", "--from", str(packed), "--to", to, *sha256]
+    monkeypatch.setattr(sys, "argv", arguments)
+    with pytest.raises(SystemExit) as ended:
+        main()
+    assert not ended.value.code
+    output = capsys.readouterr().out
+    assert ("archive verified" in output) == is_known
+    assert ("no --sha256 to hold it against" in output) != is_known
+    assert (tmp_path / "dr awn" / "flange").is_dir()
+
+
+def test_a_bucket_is_no_folder_to_read_from(
+    packed: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    to = "s3://key:hush@bucket/drawn"
+    arguments = ["etstpm", "data", "fetch", "folder", "--from", str(packed), "--to", to]
+    monkeypatch.setattr(sys, "argv", arguments)
+    with pytest.raises(SystemExit, match="2"):
+        main()
+    errors = capsys.readouterr().err
+    assert "is read from a folder, on a local or shared disk, not from a bucket; give" in errors
+    assert "hush" not in errors
+    assert errors.count("\n") == 1
+    assert list(tmp_path.iterdir()) == []

@@ -1,0 +1,32 @@
+"""How every command ends: a fault that the user can mend is one line and exit code 2."""
+
+import sys
+from typing import Any, NoReturn
+
+import typer
+
+from etstpm.errors import EtstpmError
+
+UsageError: Any = typer.BadParameter.__mro__[1]
+"""click's, which newer versions of typer carry within and older ones import."""
+
+
+def run_command(app: typer.Typer, name: str) -> NoReturn:
+    """Run an application by the arguments of this process, and end the process.
+
+    A misspelt option or a value that is none of its choices is said as any other fault, and not in
+    typer's box of five lines.
+    """
+    try:
+        sys.exit(typer.main.get_command(app).main(prog_name=name, standalone_mode=False))
+    except UsageError as error:
+        message = " ".join(error.format_message().split()).rstrip(".")
+        message = message.replace("Value error, ", "")
+        if message:  # of a command without arguments typer has printed the help
+            where = error.ctx.command_path if error.ctx is not None else name
+            message = message[0].lower() + message[1:]
+            sys.stderr.write(f"{where}: {message}; see '{where} --help'\n")
+        sys.exit(2)
+    except EtstpmError as error:
+        sys.stderr.write(f"etstpm: {error}\n")
+        sys.exit(error.exit_code)
