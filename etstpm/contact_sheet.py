@@ -17,7 +17,7 @@ from PIL import Image, ImageDraw, ImageFont
 
 from etstpm.dataset import Dataset
 from etstpm.images import UNREADABLE, read_image, read_mask
-from etstpm.layouts import GOOD
+from etstpm.layouts.listing import GOOD
 from etstpm.pictures import outline
 
 SIDE = 192
@@ -38,7 +38,8 @@ p { margin: .25rem 0 } .quiet { color: var(--quiet); overflow-wrap: anywhere }
 table { border-collapse: collapse; font-variant-numeric: tabular-nums }
 th, td { border-bottom: 1px solid var(--line); padding: .3rem 1.2rem .3rem 0; text-align: left;
   vertical-align: top }
-td.number, th.number, th[scope=row] { white-space: nowrap } td.number, th.number { text-align: right }
+td.number, th.number, th[scope=row] { white-space: nowrap }
+td.number, th.number { text-align: right }
 .scroll { overflow-x: auto } .findings td { min-width: 7rem; overflow-wrap: anywhere }
 .findings td:first-child { min-width: 0; overflow-wrap: normal }
 .sheet { display: grid; gap: .75rem; grid-template-columns: repeat(auto-fill, minmax(11rem, 1fr)) }

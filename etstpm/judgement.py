@@ -6,7 +6,7 @@ from pathlib import Path
 
 from etstpm.findings import Entry, Scan
 from etstpm.images import ImageFacts
-from etstpm.layouts import GOOD
+from etstpm.layouts.listing import GOOD
 
 FORMAT_OF_SUFFIX = {
     ".png": {"PNG"},

@@ -39,7 +39,7 @@ from etstpm.finetuning.processes import finetune_on
 from etstpm.gallery import thumbnail_table
 from etstpm.images import resize_mask
 from etstpm.inputs import dataset_root, has_mask, open_inputs, own_mask, proven_weights
-from etstpm.layouts import GOOD
+from etstpm.layouts.listing import GOOD
 from etstpm.maps import save_maps
 from etstpm.networks import FeaturePyramid, TeacherWeights
 from etstpm.pictures import draw_hardest

@@ -135,6 +135,8 @@ class CategoryContent:
     history: Sequence[Epoch] = ()
     best_epoch: int | None = None
     train_images: int | None = None
+    quarantined: int = 0
+    """Images that were left out because of findings."""
     retried: str | None = None
     seconds: float | None = None
     cards: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)

@@ -1,6 +1,7 @@
 """A run's content from the store: tables, cards, curves and thumbnails, each proven by its hash."""
 
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from datetime import datetime
 from pathlib import Path
 from typing import Any
@@ -47,7 +48,13 @@ def read_content(store: Store, run: str) -> RunContent:
         config=record["config"],
         verdict=record.get("verdict"),
         means=_means(store, record),
-        categories=[_category(store, outcome, baseline) for outcome in record["outcomes"]],
+        categories=[
+            replace(
+                _category(store, outcome, baseline),
+                quarantined=(dataset.card.get("quarantined") or {}).get(outcome["category"], 0),
+            )
+            for outcome in record["outcomes"]
+        ],
         baseline=last_good,
         nights=nights,
         findings=findings,

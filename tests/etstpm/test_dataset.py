@@ -10,13 +10,13 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
-from etstpm import dataset as dataset_module
+from etstpm import reading
 from etstpm.catalog import STPM_PUBLISHED, load_declaration
 from etstpm.dataset import Dataset, image_files, scan_dataset
 from etstpm.decoded import load_pixels
 from etstpm.errors import ConfigError, DatasetError, EtstpmError
 from etstpm.images import read_image
-from etstpm.layouts import mask_path_of
+from etstpm.layouts.pairing import mask_path_of
 from etstpm.masks import read_mask_facts
 from etstpm.tables import FINDINGS, MANIFEST
 
@@ -247,8 +247,8 @@ def decoded_files(monkeypatch: pytest.MonkeyPatch) -> list[Path]:
         seen.append(path)
         return read_mask_facts(path, above)
 
-    monkeypatch.setattr(dataset_module, "read_image", image)
-    monkeypatch.setattr(dataset_module, "read_mask_facts", mask)
+    monkeypatch.setattr(reading, "read_image", image)
+    monkeypatch.setattr(reading, "read_mask_facts", mask)
     return seen
 
 
@@ -333,7 +333,7 @@ def test_a_file_that_changes_while_it_is_decoded_is_decoded_again(
         return result
 
     with monkeypatch.context() as patch:
-        patch.setattr(dataset_module, "read_image", overtaken)
+        patch.setattr(reading, "read_image", overtaken)
         stale = scan(dataset, cache)
     rows = {row["image_path"]: row for row in scan(dataset, cache).manifest.to_pylist()}
     first, second = (rows[f"flange/train/good/00{i}.png"] for i in range(2))

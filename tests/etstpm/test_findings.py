@@ -21,7 +21,6 @@ GOOD = "flange/train/good"
 IMAGE = f"flange/test/{DEFECT}/000.png"
 MASKS = f"flange/ground_truth/{DEFECT}"
 MASK = f"{MASKS}/000_mask.png"
-VISA = "split_csv/1cls.csv"
 
 Break = Callable[[Path], object]
 

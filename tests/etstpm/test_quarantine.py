@@ -9,6 +9,7 @@ import pandas as pd
 from etstpm import stages
 from etstpm.config import Config
 from etstpm.publishing import Outcome, publish_run
+from etstpm.report import write_report
 from etstpm.storage import Store
 
 CATEGORY = "biscuit"
@@ -57,3 +58,7 @@ def test_images_and_categories_left_out_are_named_and_counted(
     reasons = metrics[metrics["category"] == "fabric"]["reason"]
     assert reasons.str.startswith("left out of the dataset: fabric/train/good: expected at").all()
     assert len(pd.read_parquet(run.files["image_scores"])) == 2 + 3 - 1
+
+    text = Path(write_report(store, "quarantine", tmp_path / "report.html")).read_text("utf-8")
+    assert "2 images in quarantine: left out of this run." in text
+    assert text.count('<span>in quarantine <b class="bad">2</b></span>') == 1
