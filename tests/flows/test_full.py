@@ -139,6 +139,26 @@ def test_same_config_again_reuses_every_stage(
     pd.testing.assert_frame_equal(old, new)
 
 
+def test_a_report_that_fails_is_not_the_runs_fault(
+    undisturbed: tuple[Pipeline, "subprocess.CompletedProcess[str]"], tmp_path: Path
+) -> None:
+    """The tables are published and the run passes; why there is no report is logged."""
+    first, _ = undisturbed
+    again = tmp_path / "store"
+    shutil.copytree(first.store, again, ignore=shutil.ignore_patterns("reports"))
+    (again / "reports").write_text("a file where the reports' folder should be")
+
+    done = first.run("--store", str(again))
+
+    assert done.returncode == 0, done.stderr
+    assert "report " not in done.stdout
+    assert "reports" in done.stderr
+    assert "Traceback" not in done.stderr
+    runs = sorted(path.name for path in (again / "tables" / "image_scores").iterdir())
+    assert len(runs) == 2
+    assert json.loads((again / "runs" / "latest.json").read_text())["run_id"] in runs[1]
+
+
 def test_killed_run_goes_on_where_it_stopped(
     undisturbed: tuple[Pipeline, "subprocess.CompletedProcess[str]"],
     prefect_server: Prefect,

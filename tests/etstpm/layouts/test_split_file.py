@@ -113,7 +113,7 @@ TABLE: list[tuple[str, Break, str, str, str]] = [
         lambda root: draw(root / f"{NORMAL}/0099.JPG", 99),
         "not-listed",
         f"{NORMAL}/0099.JPG",
-        f"expected a row of each image in {SPLIT}, found 1 without one, this the first; they are not",
+        f"expected a row of each image in {SPLIT}, found 1 without one, this the first; they are",
     ),
     (
         "an image in two rows",
