@@ -46,7 +46,7 @@ class StorageError(EtstpmError):
 
 
 class DamagedArtifactError(StorageError):
-    """An artifact's file or card is not what was written; it is discarded, to be made anew."""
+    """An artifact is gone, or a file of it is not what was written: it is to be made anew."""
 
 
 class TrainingError(EtstpmError):

@@ -7,7 +7,7 @@ to make and of how often that was begun, so that a parent that is run again find
 import random
 import time
 from collections import deque
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 from typing import Any, cast
@@ -39,12 +39,14 @@ class Job:
     """What one child is to make.
 
     identity: the same for the same work on the same inputs, so that a parent's retry finds it.
+    stands: whether what a child has made, by its last state's message, is there still.
     """
 
     subject: str
     name: str
     identity: str
     parameters: dict[str, Any]
+    stands: Callable[[str], bool]
 
 
 @dataclass
@@ -91,7 +93,7 @@ def run_children(
 
 
 def _start(deployment: str, child: _Child) -> UUID:
-    """Begin a child or find the one that an earlier attempt of this parent began."""
+    """Begin a child or find the one that this parent has begun before, if it did well."""
     while True:
         try:
             run = cast(
@@ -110,10 +112,17 @@ def _start(deployment: str, child: _Child) -> UUID:
                 f"there is no deployment {deployment!r} on this Prefect server; 'make deploy' puts "
                 "all of them there, or run with fleet.mode = 'here'"
             ) from error
-        if run.state is None or not run.state.is_final() or run.state.is_completed():
+        if not _is_spent(child.job, run):
             child.starts += 1
             return run.id
-        child.number += 1  # of an earlier attempt, and it did not end well
+        child.number += 1
+
+
+def _is_spent(job: Job, run: FlowRun) -> bool:
+    """Whether a child has ended and left nothing: it failed, or what it made is damaged or gone."""
+    if run.state is None or not run.state.is_final():
+        return False
+    return not (run.state.is_completed() and job.stands(str(run.state.message)))
 
 
 def _after_a_while(child: _Child, state: State) -> _Child:

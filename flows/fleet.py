@@ -73,6 +73,7 @@ def make_teacher(config: Config, fleet: Fleet, dataset: str) -> str:
         name=f"teacher {config.teacher.mode} {digest[:8]}",
         identity=f"teacher/{digest}",
         parameters={"config": config.model_dump(mode="json"), "dataset": dataset},
+        stands=Store(config.store).has,
     )
     ((_, state),) = run_children(TEACHER, [job], fleet.at_once, fleet.starts)
     if not state.is_completed():
@@ -96,6 +97,23 @@ def make_categories(
         outcomes[outcome.category] = outcome
         update_progress_artifact(progress, 100.0 * len(outcomes) / len(categories))
     return [outcomes[category] for category in categories]
+
+
+def make_damaged_anew(
+    make: MakeCategory,
+    config: Config,
+    fleet: Fleet,
+    dataset: str,
+    teacher: str,
+    outcomes: Sequence[Outcome],
+) -> list[Outcome]:
+    """The same outcomes, after scores that are damaged or gone were made once more.
+
+    What is sound is left as it is, and so is a category that failed.
+    """
+    made = [outcome.category for outcome in outcomes if outcome.failure is None]
+    anew = {o.category: o for o in _outcomes(make, config, fleet, dataset, teacher, made)}
+    return [anew.get(outcome.category, outcome) for outcome in outcomes]
 
 
 def _outcomes(
@@ -132,7 +150,7 @@ def _outcomes(
 def _on_pool(
     config: Config, fleet: Fleet, dataset: str, teacher: str, missing: dict[str, Made]
 ) -> Iterator[Outcome]:
-    values = config.model_dump(mode="json")
+    values, store = config.model_dump(mode="json"), Store(config.store)
     jobs = [
         Job(
             category,
@@ -145,6 +163,7 @@ def _on_pool(
                 "category": category,
                 "deadline_minutes": fleet.deadline_minutes,
             },
+            stands=store.has,
         )
         for category, made in missing.items()
     ]

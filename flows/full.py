@@ -14,17 +14,17 @@ if __name__ == "__main__":
 
 from datetime import UTC, datetime
 
-from prefect import flow
+from prefect import flow, get_run_logger
 from prefect.client.schemas.objects import State
 from prefect.states import Completed, Failed
 
 from etstpm.config import Config
-from etstpm.errors import reason_of
+from etstpm.errors import DamagedArtifactError, reason_of
 from etstpm.publishing import Outcome, load_run
 from etstpm.storage import Store
 from etstpm.warm_start import pin_run
 from flows.faults import log_faults_in_one_line
-from flows.fleet import HERE, Fleet, make_categories, make_teacher
+from flows.fleet import HERE, Fleet, make_categories, make_damaged_anew, make_teacher
 from flows.late import cancel_late_runs
 from flows.logs import label_records, logs_about
 from flows.names import name_run, new_run_id
@@ -47,7 +47,7 @@ def etstpm(config: Config, fleet: Fleet = HERE) -> State:
     dataset = validate(config)
     teacher = make_teacher(config, fleet, dataset)
     outcomes = make_categories(train_and_score, config, fleet, dataset, teacher)
-    run_id = publish(config, new_run_id(), started_at, dataset, teacher, outcomes)
+    run_id = publish_sound(config, fleet, started_at, dataset, teacher, outcomes)
     write_report(config, run_id, return_state=True)  # a fault of the report is not the run's
     kept_back = announce_verdict(config, run_id)
     summary = load_run(Store(config.store), run_id).summary  # with what the dataset has left out
@@ -68,6 +68,25 @@ def train_and_score(config: Config, dataset: str, teacher: str, category: str) -
         if not scores.is_completed():
             return Outcome(category, failure=failure_of(scores))
         return Outcome(category, scores_key=scores.result())
+
+
+def publish_sound(
+    config: Config,
+    fleet: Fleet,
+    started_at: datetime,
+    dataset: str,
+    teacher: str,
+    outcomes: list[Outcome],
+) -> str:
+    """Publish the run; its id. Scores found damaged are made anew, once: a disk may be failing."""
+    run_id = new_run_id()
+    published = publish(config, run_id, started_at, dataset, teacher, outcomes, return_state=True)
+    fault = published.result(raise_on_failure=False)
+    if isinstance(fault, DamagedArtifactError):
+        get_run_logger().warning("%s: now, in this run", fault)
+        sound = make_damaged_anew(train_and_score, config, fleet, dataset, teacher, outcomes)
+        return publish(config, run_id, started_at, dataset, teacher, sound)
+    return published.result()
 
 
 def failure_of(state: State) -> str:

@@ -28,6 +28,7 @@ REPOSITORY = Path(__file__).parents[1]
 PREFECT = (sys.executable, "-m", "prefect")
 COMMAND_SECONDS = 600.0  # alone: 5 s; other work beside takes its share
 RUN_SECONDS = 900.0
+API_SECONDS = 120.0
 FINAL = {"COMPLETED", "FAILED", "CRASHED", "CANCELLED"}
 
 LEASES_ON_DISK = "prefect.server.concurrency.lease_storage.filesystem"
@@ -80,7 +81,7 @@ class Prefect:
 
     def get(self, path: str) -> Any:
         """What the API answers to GET."""
-        with urllib.request.urlopen(f"{self.api}/{path}", timeout=30) as answer:  # noqa: S310
+        with urllib.request.urlopen(f"{self.api}/{path}", timeout=API_SECONDS) as answer:  # noqa: S310
             return json.load(answer)
 
     def post(self, path: str, body: Mapping[str, object]) -> Any:
@@ -90,7 +91,7 @@ class Prefect:
             data=json.dumps(body).encode(),
             headers={"Content-Type": "application/json"},
         )
-        with urllib.request.urlopen(request, timeout=30) as answer:  # noqa: S310
+        with urllib.request.urlopen(request, timeout=API_SECONDS) as answer:  # noqa: S310
             content = answer.read()
         return json.loads(content) if content else None
 
@@ -133,6 +134,31 @@ class Prefect:
         """The child runs of a run, as they stand."""
         query = {"flow_runs": {"parent_flow_run_id": {"any_": [run["id"]]}}}
         return list(self.post("flow_runs/filter", query))
+
+    def child(self, run: Mapping[str, Any], subject: str) -> dict[str, Any] | None:
+        """The newest child run of a category, or the teacher's."""
+        found = [c for c in self.children(run) if c["name"].startswith(f"{subject} ")]
+        return max(found, key=lambda child: str(child["created"]), default=None)
+
+    def wait_for_child(
+        self,
+        run: Mapping[str, Any],
+        subject: str,
+        state: str = "RUNNING",
+        other_than: str | None = None,
+    ) -> str:
+        """The id of the newest child run of a category when it is in this state."""
+
+        def is_there() -> bool:
+            child = self.child(run, subject)
+            return (
+                child is not None and child["id"] != other_than and child["state"]["type"] == state
+            )
+
+        wait_until(is_there, RUN_SECONDS, f"the child of {subject}, {state}")
+        child = self.child(run, subject)
+        assert child is not None
+        return str(child["id"])
 
     def log(self, run: Mapping[str, Any]) -> str:
         """The run's log and, last, its state's message; the log reaches the server in batches."""

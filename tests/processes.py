@@ -2,7 +2,8 @@
 
 import os
 import signal
-from contextlib import suppress
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 import pytest
@@ -32,3 +33,17 @@ def kill_run(run_id: str) -> None:
     for process in processes_of(run_id):
         with suppress(ProcessLookupError):
             os.kill(process, signal.SIGKILL)
+
+
+@contextmanager
+def paused(run_id: str) -> Iterator[None]:
+    """A run whose process stands still meanwhile."""
+    wait_until(lambda: bool(processes_of(run_id)), SECONDS, f"a process of run {run_id}")
+    processes = processes_of(run_id)
+    for process in processes:
+        os.kill(process, signal.SIGSTOP)
+    try:
+        yield
+    finally:
+        for process in processes:
+            os.kill(process, signal.SIGCONT)

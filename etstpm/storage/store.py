@@ -41,10 +41,12 @@ class Store(Files):
             return None
 
     def get(self, key: str) -> Artifact:
-        """The artifact of this key. Raises `StorageError` if it is not there."""
+        """The artifact of this key. Raises `DamagedArtifactError` if it is not whole."""
         artifact = self._read_card(key)
         if artifact is None:
-            raise StorageError(f"store {self.uri}: no artifact {key}; run the stage that makes it")
+            raise DamagedArtifactError(
+                f"store {self.uri}: no artifact {key}; run the stage that makes it"
+            )
         return artifact
 
     def has(self, key: str) -> bool:

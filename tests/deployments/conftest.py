@@ -13,6 +13,9 @@ import pytest
 from etstpm.sample import draw_sample
 from tests.prefect_server import RUN_SECONDS, Prefect
 
+OF_ONE_RUN = ["run_id", "created_at", "scored_at"]
+"""Columns that differ from run to run by their nature."""
+
 
 @dataclass
 class Night:

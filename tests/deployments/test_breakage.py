@@ -8,10 +8,9 @@ import os
 import signal
 import sys
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
 
 import fsspec
 import pandas as pd
@@ -19,7 +18,7 @@ import pytest
 import yaml
 
 from etstpm.sample import draw_sample
-from tests.deployments.conftest import Night
+from tests.deployments.conftest import OF_ONE_RUN, Night
 from tests.prefect_server import REPOSITORY, Prefect
 from tests.processes import kill_run, processes_of
 from tests.s3_server import S3
@@ -31,7 +30,6 @@ pytestmark = pytest.mark.skipif(
 )
 
 STEP_SECONDS = 600.0
-OF_ONE_RUN = ["run_id", "created_at", "scored_at"]
 AUTOMATIONS = REPOSITORY / "deployments" / "automations.yaml"
 SHORTENED = {"etstpm: a zombie": 75, "etstpm: a night is late": 5}
 """Seconds. A heartbeat comes every 30 s here, and Prefect calls a run late after 15 s."""
@@ -75,29 +73,6 @@ def has_triggered(prefect: Prefect, name: str) -> bool:
     return bool(prefect.post("events/filter", {"filter": query})["events"])
 
 
-def child_of(prefect: Prefect, run: Mapping[str, Any], category: str) -> dict[str, Any] | None:
-    """The newest child run of a category."""
-    found = [c for c in prefect.children(run) if c["name"].startswith(f"{category} ")]
-    return max(found, key=lambda child: str(child["created"]), default=None)
-
-
-def wait_for_child(
-    prefect: Prefect, run: Mapping[str, Any], category: str, other_than: str | None = None
-) -> str:
-    """The id of a category's child when it runs."""
-
-    def is_running() -> bool:
-        child = child_of(prefect, run, category)
-        return (
-            child is not None and child["id"] != other_than and child["state"]["type"] == "RUNNING"
-        )
-
-    wait_until(is_running, STEP_SECONDS, f"the child of {category}")
-    child = child_of(prefect, run, category)
-    assert child is not None
-    return str(child["id"])
-
-
 def test_incomplete_night_publishes_the_rest_and_says_why(
     workers: Prefect, s3: S3, tmp_path: Path
 ) -> None:
@@ -128,9 +103,9 @@ def test_incomplete_night_publishes_the_rest_and_says_why(
     )
     for image in (root / "bad" / "train" / "good").iterdir():
         image.write_bytes(image.read_bytes()[:200])
-    first = wait_for_child(workers, run, "huge")
+    first = workers.wait_for_child(run, "huge")
     kill_run(first)
-    kill_run(wait_for_child(workers, run, "huge", other_than=first))
+    kill_run(workers.wait_for_child(run, "huge", other_than=first))
     ended = workers.finish(run)
 
     assert ended["state"]["type"] == "FAILED"
@@ -159,7 +134,7 @@ def test_night_that_breaks_publishes_what_a_quiet_one_does(
     run = workers.begin("etstpm/full", config=night.config(s3.uri))
     first = night.categories[0]
 
-    child = wait_for_child(workers, run, first)
+    child = workers.wait_for_child(run, first)
     say(f"kill -9 of the child of {first}; its parent is to start another one")
     kill_run(child)
 
@@ -170,7 +145,7 @@ def test_night_that_breaks_publishes_what_a_quiet_one_does(
     for server in servers:
         server.start()
 
-    wait_for_child(workers, run, first, other_than=child)
+    workers.wait_for_child(run, first, other_than=child)
     say("kill -9 of the parent; prefect flow-run retry")
     kill_run(run["id"])
     wait_until(lambda: workers.state(run["id"]) == "CRASHED", STEP_SECONDS, "the crash")

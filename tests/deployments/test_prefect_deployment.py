@@ -1,6 +1,8 @@
 """deployments/prefect.yaml on a real server with real workers: a night on which all is well."""
 
 import json
+import shutil
+from collections import Counter
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -9,8 +11,9 @@ import pytest
 import yaml
 
 from etstpm.config import Config
-from tests.deployments.conftest import Night
+from tests.deployments.conftest import OF_ONE_RUN, Night
 from tests.prefect_server import REPOSITORY, Prefect, wait_until
+from tests.processes import paused
 
 
 def test_night_fans_out_and_publishes(workers: Prefect, night: Night) -> None:
@@ -52,6 +55,40 @@ def test_night_without_new_data_starts_no_child(workers: Prefect, night: Night) 
         for path in night.store.glob("runs/*/run.json"):
             if path.parent.name != record["run_id"]:
                 path.unlink()
+
+
+def test_scores_damaged_before_they_are_published_are_made_again_in_the_same_night(
+    workers: Prefect, night: Night, tmp_path: Path
+) -> None:
+    """A bit flips in the first category's scores while the last one's child is still at work."""
+    store = tmp_path / "store"
+    shutil.copytree(night.store, store)
+    first, *_, last = night.categories
+    for category in (first, last):
+        (card,) = store.glob(f"scores/{category}/*/card.json")
+        card.unlink()
+    run = workers.begin("etstpm/full", config=night.config(str(store)))
+
+    with paused(workers.wait_for_child(run, last)):
+        workers.wait_for_child(run, first, "COMPLETED")
+        (scores,) = store.glob(f"scores/{first}/*/image_scores.parquet")
+        content = scores.read_bytes()
+        scores.write_bytes(content[:200] + bytes([content[200] ^ 1]) + content[201:])
+    ended = workers.finish(run)
+
+    assert ended["state"]["type"] == "COMPLETED", workers.log(ended)
+    begun = Counter(child["name"].split()[0] for child in workers.children(run))
+    assert begun == {first: 2, last: 1}
+    log = workers.log(ended)
+    assert f"{scores.parent.relative_to(store)}/image_scores.parquet is missing or damaged" in log
+    assert "Traceback" not in log
+    run_id = ended["name"].split()[0]
+    published = pd.read_parquet(store / f"tables/image_scores/run_id={run_id}")
+    pd.testing.assert_frame_equal(
+        published.drop(columns=OF_ONE_RUN, errors="ignore"),
+        night.undisturbed("image_scores").drop(columns=OF_ONE_RUN, errors="ignore"),
+        check_categorical=False,
+    )
 
 
 def test_fault_of_the_inputs_is_the_runs_own_message(workers: Prefect, tmp_path: Path) -> None:
