@@ -6,7 +6,9 @@ from typing import Annotated
 import typer
 from rich.console import Console
 
-app = typer.Typer(help="The store: collect what nobody needs, verify the rest.")
+from etstpm.commands import make_group
+
+app = make_group("The store: collect what nobody needs, verify the rest.")
 
 Uri = Annotated[str, typer.Argument(help="Folder or fsspec URI, as of make run STORE=.")]
 
@@ -25,16 +27,29 @@ def gc(
     min_age_days: Annotated[
         float, typer.Option(min=0, help="Keep what was written or used within so many days.")
     ] = 2.0,
+    scored_days: Annotated[
+        float | None,
+        typer.Option(min=0, help="Keep scores of new images of so many days; else all."),
+    ] = None,
+    scored: Annotated[
+        list[str] | None,
+        typer.Option(help="Scores of new images to remove: CATEGORY or CATEGORY/BATCH."),
+    ] = None,
     delete: Annotated[
         bool, typer.Option("--delete", help="Remove it; without this nothing is changed.")
     ] = False,
 ) -> None:
-    """Print what no kept run refers to and how large it is; remove it with --delete."""
+    """Print what no kept run refers to and how large it is; remove it with --delete.
+
+    Scores of new images are kept unless --scored-days or --scored says otherwise.
+    """
     from etstpm.storage import Store
-    from etstpm.storage.collection import Keeping, collect, plan_collection
+    from etstpm.storage.collection import collect, plan_collection
+    from etstpm.storage.keeping import Keeping
 
     opened = Store(store)
-    keeping = Keeping(keep_runs, keep_days, timedelta(days=min_age_days))
+    names = tuple(name.strip("/").removeprefix("scored/") for name in scored or ())
+    keeping = Keeping(keep_runs, keep_days, timedelta(days=min_age_days), scored_days, names)
     if delete:
         opened.check_writable()
     plan = plan_collection(opened, keeping)
@@ -48,6 +63,8 @@ def gc(
     runs = _count(len(plan.kept_runs), "run")
     if plan.dropped_runs:
         runs += f" (of {len(plan.dropped_runs)} older ones the tables alone)"
+    if plan.kept_batches:
+        runs += f", and new images' scores of {_count(plan.kept_batches, 'batch', 'batches')}"
     console.print(
         f"{'removed' if delete else 'would remove'} {_count(count, 'item')}, {_readable(size)}; "
         f"keeps {_count(plan.kept, 'artifact')}, {_readable(plan.kept_size)}, of {runs}",
@@ -80,7 +97,7 @@ def verify(
             done = " (discarded)" if repair and discard(opened, damage) else ""
             console.print(f"damaged: {damage.place} {damage.fault}{done}", soft_wrap=True)
     console.print(
-        f"{count} artifacts and runs, {files} files, {_readable(size)} read: "
+        f"{count} artifacts, runs and batches, {files} files, {_readable(size)} read: "
         f"{f'{damaged} damaged' if damaged else 'all as written'}",
         soft_wrap=True,
     )
@@ -88,8 +105,8 @@ def verify(
         raise typer.Exit(1)
 
 
-def _count(number: int, noun: str) -> str:
-    return f"{number} {noun}{'' if number == 1 else 's'}"
+def _count(number: int, noun: str, plural: str | None = None) -> str:
+    return f"{number} {noun if number == 1 else plural or f'{noun}s'}"
 
 
 def _readable(size: float) -> str:

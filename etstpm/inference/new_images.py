@@ -26,13 +26,13 @@ from etstpm.progress import Bar
 from etstpm.scoring import ScoredImages
 from etstpm.settings import settings
 from etstpm.storage import Store, file_sha256
+from etstpm.storage.batches import SCORED, SUMMARY
 from etstpm.tables import IMAGE_SCORES, SCHEMA_VERSION, write_parquet
 
 NEW = "new"
 """The split of images that were in no run's dataset."""
 
 TABLE = "image_scores.parquet"
-SUMMARY = "score.json"
 
 Heatmaps = Literal["none", "defective", "all"]
 """Of which images an overlay is kept."""
@@ -132,7 +132,7 @@ def score_new(
 def default_place(store: Store, category: str) -> str:
     """Where scores of new images go if nobody says: a new folder below the store."""
     moment = datetime.now(UTC)
-    return store.display(f"scored/{category}/{moment:%Y%m%dT%H%M%SZ}-{uuid.uuid4().hex[:8]}")
+    return store.display(f"{SCORED}/{category}/{moment:%Y%m%dT%H%M%SZ}-{uuid.uuid4().hex[:8]}")
 
 
 def remark_on_precision(detector: Detector) -> str | None:

@@ -13,12 +13,13 @@ import re
 from collections import deque
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
-from datetime import UTC, datetime, timedelta
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
 from etstpm.errors import StorageError
 from etstpm.storage.artifact import CARD, KEY
+from etstpm.storage.batches import SUMMARY, batch_garbage, batches_of
 from etstpm.storage.inventory import (
     Entry,
     Folder,
@@ -27,6 +28,7 @@ from etstpm.storage.inventory import (
     in_parallel,
     run_ids,
 )
+from etstpm.storage.keeping import UNFINISHED, Garbage, Keeping
 from etstpm.storage.lease import FOLDER as LEASES
 from etstpm.storage.lease import lease_key
 from etstpm.storage.store import Store
@@ -43,41 +45,6 @@ LEFTOVER = re.compile(
 
 
 @dataclass(frozen=True)
-class Keeping:
-    """Which runs' artifacts are kept, and what is too young to be judged."""
-
-    runs: int | None = None
-    """The newest so many; all if neither this nor `days` is given."""
-    days: float | None = None
-    """Those published within so many days."""
-    min_age: timedelta = timedelta(days=2)
-
-    def choose(self, published: dict[str, datetime], now: datetime) -> set[str]:
-        """The runs that are kept, of run ids and when they were published."""
-        if self.runs is None and self.days is None:
-            return set(published)
-        newest = sorted(published, key=lambda run: (published[run], run), reverse=True)
-        kept = set(newest[: self.runs or 0])
-        if self.days is not None:
-            kept |= {run for run in published if now - published[run] <= timedelta(days=self.days)}
-        return kept
-
-
-@dataclass(frozen=True)
-class Garbage:
-    """Something to be removed."""
-
-    key: str
-    reason: str
-    entries: tuple[Entry, ...]
-
-    @property
-    def size(self) -> int:
-        """Bytes."""
-        return sum(entry.size for entry in self.entries)
-
-
-@dataclass(frozen=True)
 class Plan:
     """What a collection would remove, and what it keeps."""
 
@@ -89,6 +56,8 @@ class Plan:
     """Artifacts."""
     kept_size: int
     """Their bytes."""
+    kept_batches: int
+    """Of new images' scores."""
     now: datetime
 
     @property
@@ -114,22 +83,24 @@ def plan_collection(store: Store, keeping: Keeping, now: datetime | None = None)
     garbage, kept, kept_size = list[Garbage](), 0, 0
     leases = {entry.key: entry for entry in files_below(store, LEASES)}
     for folder in artifact_folders(store):
-        is_held = (lease := leases.get(lease_key(folder.key))) is not None and not _is_old(
-            lease.modified, keeping, now
-        )
+        lease = leases.get(lease_key(folder.key))
+        is_held = lease is not None and not keeping.is_old(lease.modified, now)
         found = None if is_held else _judge(store, folder, referred, keeping, now)
         if found is not None:
             garbage.append(found)
         if found is None or found.entries != tuple(folder.entries):
             kept += 1
             kept_size += folder.size - (found.size if found else 0)
-    garbage += _leftovers(store, leases.values(), keeping, now)
+    batches = list(batches_of(store))
+    old_batches = list(batch_garbage(store, batches, keeping, now))
+    garbage += [*old_batches, *_leftovers(store, leases.values(), keeping, now)]
+    kept_batches = len(batches) - len(old_batches)
     dropped = sorted(set(records) - kept_runs)
-    return Plan(garbage, sorted(kept_runs), dropped, kept, kept_size, now)
+    return Plan(garbage, sorted(kept_runs), dropped, kept, kept_size, kept_batches, now)
 
 
 def collect(store: Store, plan: Plan, keeping: Keeping) -> Iterator[Garbage]:
-    """Remove it, and yield each that has gone: one file after another, the card first.
+    """Remove it, and yield each that has gone: file after file, what makes it count first.
 
     Before anything else each run that loses its artifacts is marked, so that `store verify` does
     not take them for lost.
@@ -141,10 +112,10 @@ def collect(store: Store, plan: Plan, keeping: Keeping) -> Iterator[Garbage]:
         if _was_used_since(store, item, keeping, plan.now):
             continue
         keys = [entry.key for entry in item.entries]
-        card = f"{item.key}/{CARD}"
-        if card in keys:
-            store.remove_file(card)
-        deque(in_parallel(store.remove_file, [key for key in keys if key != card]), maxlen=0)
+        first = {f"{item.key}/{CARD}", f"{item.key}/{SUMMARY}"}.intersection(keys)
+        for key in first:
+            store.remove_file(key)
+        deque(in_parallel(store.remove_file, [key for key in keys if key not in first]), maxlen=0)
         _remove_empty_folders(store, item)
         yield item
 
@@ -176,9 +147,9 @@ def _judge(
     store: Store, folder: Folder, referred: set[str], keeping: Keeping, now: datetime
 ) -> Garbage | None:
     if folder.key not in referred or not folder.has_card:
-        if not _is_old(folder.modified, keeping, now):
+        if not keeping.is_old(folder.modified, now):
             return None
-        reason = "no kept run refers to it" if folder.has_card else "never finished, or discarded"
+        reason = "no kept run refers to it" if folder.has_card else UNFINISHED
         return Garbage(folder.key, reason, tuple(folder.entries))
     artifact = store.find(folder.key)
     if artifact is None:
@@ -190,7 +161,7 @@ def _judge(
     others = tuple(
         entry
         for entry in folder.entries
-        if entry.key not in own and _is_old(entry.modified, keeping, now)
+        if entry.key not in own and keeping.is_old(entry.modified, now)
     )
     return Garbage(folder.key, "left by an attempt that came second", others) if others else None
 
@@ -200,7 +171,7 @@ def _leftovers(
 ) -> Iterator[Garbage]:
     """What killed processes left behind: expired leases, partial files."""
     for entry in leases:
-        if _is_old(entry.modified, keeping, now):
+        if keeping.is_old(entry.modified, now):
             yield Garbage(entry.key, "a lease that nobody holds", (entry,))
     if not store.is_local:
         return  # objects are put whole
@@ -209,19 +180,14 @@ def _leftovers(
         if LEFTOVER.fullmatch(path.name):
             key = path.relative_to(root).as_posix()
             entries = tuple(files_below(store, key))
-            if all(_is_old(entry.modified, keeping, now) for entry in entries):
+            if all(keeping.is_old(entry.modified, now) for entry in entries):
                 yield Garbage(key, "left by a process that was killed", entries)
 
 
-def _is_old(modified: datetime, keeping: Keeping, now: datetime) -> bool:
-    return now - modified > keeping.min_age
-
-
 def _was_used_since(store: Store, item: Garbage, keeping: Keeping, now: datetime) -> bool:
-    place = item.key if KEY.fullmatch(item.key) else None
-    if place is None:
+    if not KEY.fullmatch(item.key) and item.reason != UNFINISHED:
         return False
-    return any(not _is_old(entry.modified, keeping, now) for entry in files_below(store, place))
+    return any(not keeping.is_old(entry.modified, now) for entry in files_below(store, item.key))
 
 
 def _remove_empty_folders(store: Store, item: Garbage) -> None:

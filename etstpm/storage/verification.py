@@ -1,7 +1,7 @@
 """Whether everything in a store is as it was written (`etstpm store verify`).
 
 Every byte is read again: each artifact's files against its card, each run's tables against its
-`run.json`, each kept run's artifacts for being there.
+`run.json`, each kept run's artifacts for being there, new images' scores against their record.
 """
 
 import hashlib
@@ -11,6 +11,7 @@ from typing import Any
 
 from etstpm.errors import DamagedArtifactError
 from etstpm.storage.artifact import Artifact
+from etstpm.storage.batches import SUMMARY, Batch, batches_of
 from etstpm.storage.collection import COLLECTED, keys_in
 from etstpm.storage.files import on_the_store
 from etstpm.storage.inventory import artifact_folders, in_parallel, run_ids
@@ -31,7 +32,7 @@ class Damage:
 
 @dataclass(frozen=True)
 class Verified:
-    """An artifact or a run that was looked at."""
+    """An artifact, a run or a batch of new images' scores that was looked at."""
 
     place: str
     files: int
@@ -41,10 +42,12 @@ class Verified:
 
 
 def verify(store: Store) -> Iterator[Verified]:
-    """Look at every artifact and every run, several at a time."""
+    """Look at every artifact, run and finished batch of new images' scores, several at a time."""
     whole = (folder.key for folder in artifact_folders(store) if folder.has_card)
     yield from in_parallel(lambda key: _verify_artifact(store, key), whole)
     yield from in_parallel(lambda run: _verify_run(store, run), run_ids(store))
+    finished = (batch for batch in batches_of(store) if batch.content is not None)
+    yield from in_parallel(lambda batch: _verify_batch(store, batch), finished)
 
 
 def repair(store: Store, damage: Damage) -> bool:
@@ -93,6 +96,20 @@ def _verify_run(store: Store, run: str) -> Verified:
     return Verified(place, len(files) + 1, size, tuple(damages))
 
 
+def _verify_batch(store: Store, batch: Batch) -> Verified:
+    """Its table. Heatmaps have no hash in the record, whose size does not grow with the images."""
+    place, record = f"{batch.key}/{SUMMARY}", batch.record
+    if record is None:
+        return Verified(place, 1, 0, (Damage(place, "is not a record of scored images"),))
+    damages, size = list[Damage](), 0
+    for name, expected in record["files"].items():
+        fault, read = _verify_file(store, f"{batch.key}/{name}", expected)
+        size += read
+        if fault is not None:
+            damages.append(Damage(f"{batch.key}/{name}", fault))
+    return Verified(place, len(record["files"]) + 1, size, tuple(damages))
+
+
 def _verify_file(store: Store, key: str, expected: dict[str, Any]) -> tuple[str | None, int]:
     """What is wrong with a file, if anything, and how many bytes were read."""
     found = _digest(store, key)
@@ -122,4 +139,4 @@ def _digest(store: Store, key: str) -> tuple[str, int] | None:
 
 def _fault_of(error: DamagedArtifactError) -> str:
     """`card.json is not JSON` of the whole line."""
-    return str(error).partition("card.json ")[2].partition("; ")[0]
+    return str(error).partition("card.json ")[2].partition("; ")[0] or "is gone"

@@ -13,7 +13,8 @@ from typer.testing import CliRunner
 from etstpm.cli import app
 from etstpm.errors import StorageError
 from etstpm.storage import Store
-from etstpm.storage.collection import Keeping, collect, keys_in, plan_collection
+from etstpm.storage.collection import collect, keys_in, plan_collection
+from etstpm.storage.keeping import Keeping
 from etstpm.storage.lease import lease_key
 from tests.fault_proxy import FaultProxy
 from tests.s3_server import S3

@@ -70,7 +70,7 @@ def test_a_damaged_file_is_named_and_the_repair_discards_it(name: str, store: St
     done = CliRunner().invoke(app, ["store", "verify", store.uri, "--repair"])
     assert done.exit_code == 1
     assert f"damaged: {path} {found.fault} (discarded)" in done.output
-    assert "3 artifacts and runs, 8 files" in done.output
+    assert "3 artifacts, runs and batches, 8 files" in done.output
     assert "1 damaged" in done.output
     assert store.find(KEY) is None
     assert store.find(OTHER) is not None
@@ -83,7 +83,7 @@ def test_a_sound_store_is_all_as_written(store: Store) -> None:
     before = store.fs.find(store.root)
     done = CliRunner().invoke(app, ["store", "verify", store.uri])
     assert (done.exit_code, done.output.count("\n")) == (0, 1)
-    assert "3 artifacts and runs, 8 files, 51.2 kB read: all as written" in done.output
+    assert "3 artifacts, runs and batches, 8 files, 51.2 kB read: all as written" in done.output
     assert store.fs.find(store.root) == before
 
 
@@ -132,4 +132,4 @@ def test_a_run_that_is_none(content: bytes, store: Store) -> None:
 def test_a_store_that_is_not_there_is_empty(tmp_path: Path) -> None:
     done = CliRunner().invoke(app, ["store", "verify", str(tmp_path / "none")])
     assert done.exit_code == 0
-    assert "0 artifacts and runs" in done.output
+    assert "0 artifacts, runs and batches" in done.output
