@@ -12,12 +12,9 @@ import logging
 import tempfile
 import time
 from collections.abc import Callable
-from datetime import UTC, datetime
 from functools import partial
 from pathlib import Path
 
-import numpy as np
-import pyarrow as pa
 import pyarrow.parquet as pq
 
 from etstpm.addresses import (
@@ -26,54 +23,30 @@ from etstpm.addresses import (
     address_scores,
     address_student,
     address_teacher,
+    digest_in,
 )
 from etstpm.cards import VERSIONS, commit_network, load_network, make_card
+from etstpm.category_scores import write_scores
 from etstpm.compute import choose_compute
 from etstpm.config import Config, digest_of
 from etstpm.dataset import choose_categories, scan_dataset
 from etstpm.distillation import WarmStart, distil_student
 from etstpm.errors import DamagedArtifactError
-from etstpm.evaluation import evaluate
 from etstpm.finetuning import finetune_teacher
 from etstpm.finetuning.processes import finetune_on
-from etstpm.gallery import thumbnail_table
-from etstpm.images import resize_mask
-from etstpm.inputs import dataset_root, has_mask, open_inputs, own_mask, proven_weights
-from etstpm.layouts.listing import GOOD
-from etstpm.maps import save_maps
+from etstpm.inputs import dataset_root, open_inputs, proven_weights
 from etstpm.networks import FeaturePyramid, TeacherWeights
-from etstpm.pictures import draw_hardest
-from etstpm.scoring import (
-    ResizedMaps,
-    calibrate,
-    decision_threshold,
-    map_threshold,
-    score_cross_fitted,
-    score_images,
-)
 from etstpm.settings import settings
 from etstpm.storage import Store, make_once
 from etstpm.tables import (
-    CURVES,
     FINDINGS,
-    IMAGE_SCORES,
-    OFFICIAL,
-    PAPER,
-    PAPER_SIDE,
-    REPLICATES,
     STUDENT_HISTORY,
     TEACHER_HISTORY,
-    THUMBNAILS,
-    schema_without,
     write_parquet,
 )
 from etstpm.warm_start import Start, split_of
 
 _log = logging.getLogger("etstpm.stages")
-
-"""What a run shows of its scores, whether made in this run or before."""
-
-IMAGE_SCORES_OF_ARTIFACT = schema_without(IMAGE_SCORES, "run_id")
 
 
 def validate(config: Config, store: Store) -> str:
@@ -232,98 +205,31 @@ def _make_scores(
     student_key: str,
     category: str,
 ) -> None:
-    key, identity = address.key, address.identity
-    inputs = open_inputs(config, store, dataset_key)
     student_artifact = store.get(student_key)
-    rows = inputs.rows(category, "test")
-    started, compute = time.monotonic(), choose_compute(config)
-    size = config.dataset.image_size
     teacher_key = student_artifact.card["teacher"]
-    teacher_digest = store.get(teacher_key).digest
+    inputs = open_inputs(config, store, dataset_key)
+    started, compute = time.monotonic(), choose_compute(config)
     networks = (
         _load_teacher(config, store, dataset_key, teacher_key),
         _load_student(config, store, dataset_key, student_key, category),
     )
-
-    good = inputs.pixels(category, "train", size)
-    _, held_out = split_of(student_artifact.card, len(good), config)
-    calibration = calibrate(
-        *networks, good[held_out], config.scoring, compute=compute, name=category
-    )
-    held = score_cross_fitted(
-        *networks, good[held_out], config.scoring, compute=compute, name=category
-    )
-    threshold = decision_threshold(held.scores, config.scoring.false_alarm_rate)
-    on_maps = map_threshold(held.maps, config.scoring)
-
-    pixels = inputs.pixels(category, "test", size)
-    scored = score_images(
-        *(*networks, pixels, config.scoring),
-        compute=compute,
-        name=f"{category}: score",
-        calibration=calibration,
-    )
-    own_masks = [own_mask(inputs.root, row) for row in rows]
-    masks = np.stack([resize_mask(mask, size) for mask in own_masks])
-    labels = np.array([row["label"] == 1 for row in rows])
-    own_maps = ResizedMaps(scored.maps, [(row["height"], row["width"]) for row in rows])
-    side = min(size, PAPER_SIDE)
-    paper_masks = np.stack([resize_mask(mask, side) for mask in own_masks])
-    paper_maps = ResizedMaps(scored.maps, [(side, side)] * len(rows))
-    evaluation = evaluate(
-        category,
-        [None if row["defect_type"] == GOOD else row["defect_type"] for row in rows],
-        {PAPER: scored.scores},
-        {PAPER: (paper_masks, paper_maps), OFFICIAL: (own_masks, own_maps)},
-        [has_mask(row) for row in rows],
-    )
-    metrics = evaluation.figures | {
-        "threshold": threshold,
-        "map_threshold": on_maps,
-        "held_out_scores": held.scores.tolist(),
-    }
-    scored_at = datetime.now(UTC)
-    table = [
-        {
-            **{name: row[name] for name in IMAGE_SCORES.names if name in row},
-            "score": score,
-            "threshold": threshold,
-            "predicted": int(score > threshold),
-            "student_digest": student_artifact.digest,
-            "teacher_digest": teacher_digest,
-            "scored_at": scored_at,
-        }
-        for row, score in zip(rows, scored.scores.tolist(), strict=True)
-    ]
-    with tempfile.TemporaryDirectory(prefix="etstpm-") as folder:
-        path = Path(folder)
-        schema = IMAGE_SCORES_OF_ARTIFACT
-        write_parquet(
-            path / "image_scores.parquet", schema, [pa.Table.from_pylist(table, schema=schema)]
+    train_images = len(inputs.rows(category, "train"))
+    _, held_out = split_of(student_artifact.card, train_images, config)
+    digests = {"student_digest": digest_in(student_key), "teacher_digest": digest_in(teacher_key)}
+    with tempfile.TemporaryDirectory(prefix="etstpm-") as name:
+        folder = Path(name)
+        metrics = write_scores(
+            *(folder, config, inputs, category, networks, held_out),
+            compute=compute,
+            digests=digests,
         )
-        write_parquet(path / "replicates.parquet", REPLICATES, [evaluation.replicate_table()])
-        calibration.save(path / "calibration.safetensors")
-        write_parquet(path / "curves.parquet", CURVES, [evaluation.curve_table()])
-        save_maps(path, scored, config.maps, rows=rows, map_threshold=on_maps)
-        thumbnails = thumbnail_table(pixels, masks, scored, rows=rows, map_threshold=on_maps)
-        write_parquet(path / "thumbnails.parquet", THUMBNAILS, [thumbnails])
-        names = [row["image_path"].removeprefix(f"{category}/test/") for row in rows]
-        draw_hardest(
-            pixels,
-            masks,
-            scored,
-            labels=labels,
-            names=names,
-            threshold=threshold,
-            map_threshold=on_maps,
-        ).save(path / "hardest.png", optimize=True)
-        card = make_card("scores", config, identity, compute, started) | {
+        card = make_card("scores", config, address.identity, compute, started) | {
             "category": category,
             "student": student_key,
             "teacher": teacher_key,
             "metrics": metrics,
         }
-        store.commit(key, path, card)
+        store.commit(address.key, folder, card)
 
 
 def _load_teacher(config: Config, store: Store, dataset_key: str, key: str) -> FeaturePyramid:

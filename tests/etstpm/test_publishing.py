@@ -15,11 +15,11 @@ import pyarrow.parquet as pq
 import pytest
 
 from etstpm.catalog import ET_STPM_MEAN, STPM_PUBLISHED
+from etstpm.category_scores import IMAGE_SCORES_OF_ARTIFACT
 from etstpm.config import Config
 from etstpm.errors import ResultsError, StorageError
 from etstpm.evaluation import Evaluation
 from etstpm.publishing import Outcome, Run, load_run, publish_run
-from etstpm.stages import IMAGE_SCORES_OF_ARTIFACT
 from etstpm.storage import Store, file_sha256
 from etstpm.tables import IMAGE_SCORES, METRICS, REPLICATES, schema_without, write_parquet
 
