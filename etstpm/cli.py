@@ -6,18 +6,13 @@ import typer
 from rich.console import Console
 
 from etstpm import __version__
-from etstpm.commands import data, results, runs, store
+from etstpm.commands import data, make_group, results, runs, store
 from etstpm.commands.entry import run_command
 from etstpm.commands.export import export
 from etstpm.commands.report import report
 from etstpm.commands.score import score
 
-app = typer.Typer(
-    help="Visual anomaly detection by student-teacher feature pyramid matching.",
-    no_args_is_help=True,
-    add_completion=False,
-    pretty_exceptions_enable=False,
-)
+app = make_group("Visual anomaly detection by student-teacher feature pyramid matching.")
 app.add_typer(data.app, name="data")
 app.add_typer(results.app, name="results")
 app.add_typer(runs.app, name="runs")

@@ -11,6 +11,7 @@ import typer
 from rich.console import Console
 from rich.table import Table
 
+from etstpm.commands import make_group
 from etstpm.errors import ConfigError
 
 if TYPE_CHECKING:
@@ -19,7 +20,7 @@ if TYPE_CHECKING:
 SHOWN = 20
 """Findings of a kind that are printed; a table has them all."""
 
-app = typer.Typer(help="Datasets: fetch, prove and look at them.", no_args_is_help=True)
+app = make_group("Datasets: fetch, prove and look at them.")
 
 
 @app.command()

@@ -6,10 +6,12 @@ from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
+from etstpm.commands import make_group
+
 if TYPE_CHECKING:
     from etstpm.results.database import Results
 
-app = typer.Typer(help="What runs have published.", no_args_is_help=True)
+app = make_group("What runs have published.")
 
 StoreOption = Annotated[
     str, typer.Option("--store", envvar="ETSTPM_STORE", help="Folder or fsspec URI of the results.")

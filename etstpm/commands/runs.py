@@ -4,9 +4,10 @@ from typing import Annotated, Literal
 
 import typer
 
+from etstpm.commands import make_group
 from etstpm.commands.results import DEFAULT_STORE, StoreOption
 
-app = typer.Typer(help="Which run is the latest, by hand.", no_args_is_help=True)
+app = make_group("Which run is the latest, by hand.")
 
 Chosen = Annotated[str, typer.Argument(help="The run's id.", metavar="RUN")]
 Why = Annotated[str, typer.Option(help="The reason; it is kept for ever.")]
