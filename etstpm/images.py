@@ -99,7 +99,10 @@ def decode_image(content: bytes, size: int) -> tuple[ImageFacts, Pixels]:
             float(np.sqrt(histogram @ (LEVELS - mean) ** 2 / histogram.sum())),
             _notes(image),
         )
-        resized = values.convert("RGB").resize((size, size), Image.Resampling.BILINEAR)
+        rgb = (
+            values if values.mode == "RGB" else values.convert("RGB")
+        )  # it would copy all the same
+        resized = rgb.resize((size, size), Image.Resampling.BILINEAR)
         return facts, np.asarray(resized, dtype=np.uint8)
 
 

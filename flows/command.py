@@ -108,6 +108,11 @@ def _show(config: Config, run_id: str) -> int:
             sys.stderr.write(f"note: {row.retried}; it was begun again and ended well\n")
         if row.failure is not None:
             sys.stderr.write(f"etstpm: {row.category} failed: {row.failure}\n")
+    if not has_report:
+        sys.stderr.write(
+            f"note: the report could not be written; 'etstpm report {run_id} --store {store.uri}' "
+            "says why, and writes it when that is mended\n"
+        )
     if run.is_complete and run.verdict is not None and not run.verdict.has_passed:
         sys.stderr.write(f"note: not the latest run: {run.verdict.reason}\n")
     return 0 if run.is_complete else 1

@@ -72,7 +72,7 @@ def describe_model(
         "teacher_description": escape(f"{teacher['description']}, {teacher['summary']}"),
         "scores": detector.scores.key,
         "preset": _preset(detector.config),
-        "licence": _licence(store, detector),
+        "licence": licence_of(store, detector.dataset_key),
     }
     use = _template(f"use-{name}").format(**values)
     return _template("model-card").format(**values, use=use.rstrip())
@@ -125,6 +125,10 @@ def _preset(config: Config) -> str:
     return f"none unchanged: {values}, scoring `{config.scoring.model_dump_json()}`"
 
 
-def _licence(store: Store, detector: Detector) -> str:
-    licence = store.get(detector.dataset_key).card.get("licence")
-    return escape(str(licence)) if licence else UNKNOWN_LICENCE
+def licence_of(store: Store, dataset_key: str) -> str:
+    """The images' licence and terms, as their dataset's card has them, in Markdown."""
+    known = store.get(dataset_key).card.get("dataset") or {}
+    if not known.get("licence"):
+        return UNKNOWN_LICENCE
+    parts = [f"{known.get('title')}: {known['licence']}", known.get("licence_url")]
+    return escape(". ".join(part for part in (*parts, known.get("terms")) if part).rstrip("."))

@@ -140,7 +140,9 @@ def test_same_config_again_reuses_every_stage(
 
 
 def test_a_report_that_fails_is_not_the_runs_fault(
-    undisturbed: tuple[Pipeline, "subprocess.CompletedProcess[str]"], tmp_path: Path
+    undisturbed: tuple[Pipeline, "subprocess.CompletedProcess[str]"],
+    prefect_server: Prefect,
+    tmp_path: Path,
 ) -> None:
     """The tables are published and the run passes; why there is no report is logged."""
     first, _ = undisturbed
@@ -151,9 +153,16 @@ def test_a_report_that_fails_is_not_the_runs_fault(
     done = first.run("--store", str(again))
 
     assert done.returncode == 0, done.stderr
-    assert "report " not in done.stdout
-    assert "reports" in done.stderr
-    assert "Traceback" not in done.stderr
+    assert "report  " not in done.stdout
+    assert done.stderr.startswith("note: the report could not be written; 'etstpm report 2")
+    assert done.stderr.count("\n") == 1
+    (newest,) = prefect_server.post(
+        "flow_runs/filter", {"sort": "START_TIME_DESC", "limit": 1, "offset": 0}
+    )
+    assert newest["state"]["type"] == "COMPLETED"
+    log = prefect_server.log(newest)
+    assert f"{again}/reports" in log
+    assert "Traceback" not in log
     runs = sorted(path.name for path in (again / "tables" / "image_scores").iterdir())
     assert len(runs) == 2
     assert json.loads((again / "runs" / "latest.json").read_text())["run_id"] in runs[1]

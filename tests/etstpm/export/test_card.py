@@ -1,0 +1,56 @@
+"""The licence on a model card is that of the images, as the run's dataset was known."""
+
+from pathlib import Path
+
+import pytest
+
+from etstpm import stages
+from etstpm.catalog import MARKER
+from etstpm.config import Config
+from etstpm.export.card import UNKNOWN_LICENCE, licence_of
+from etstpm.sample import MARKER as SAMPLE
+from etstpm.storage import Store
+
+MVTEC = (
+    "MVTec AD: CC BY-NC-SA 4.0. https://creativecommons.org/licenses/by-nc-sa/4.0/. "
+    "Not for commercial use"
+)
+
+
+@pytest.mark.parametrize(
+    ("name", "licence"), [("bottle", MVTEC), ("biscuit", UNKNOWN_LICENCE)], ids=["MVTec AD", "own"]
+)
+def test_the_licence_is_that_of_the_images(
+    dataset: Path, tmp_path: Path, name: str, licence: str
+) -> None:
+    root = tmp_path / "root"
+    root.mkdir()
+    (dataset / "biscuit").rename(root / name)
+    (dataset / SAMPLE).rename(root / SAMPLE)  # which may do without weights
+    given = {
+        "dataset.root": str(root),
+        "store": str(tmp_path / "store"),
+        "teacher.weights": "random",
+    }
+    config = Config.load("default", ["dataset.image_size=32"], given)
+    store = Store(config.store)
+    text = licence_of(store, stages.validate(config, store))
+    assert text.replace("\\", "") == licence
+
+
+def test_a_licence_of_ones_own_is_no_markup(dataset: Path, tmp_path: Path) -> None:
+    (dataset / MARKER).write_text(
+        '{"declaration": {"name": "own", "title": "Ours", "licence": "<b>[x](http://y)", '
+        '"masks": "optional"}}'
+    )
+    given = {
+        "dataset.root": str(dataset),
+        "store": str(tmp_path / "store"),
+        "teacher.weights": "random",
+    }
+    config = Config.load("default", ["dataset.image_size=32"], given)
+    store = Store(config.store)
+    text = licence_of(store, stages.validate(config, store))
+    assert text.startswith("Ours: ")
+    assert "<b>" not in text
+    assert "[x](" not in text
