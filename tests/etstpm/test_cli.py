@@ -1,6 +1,7 @@
 """The `etstpm` command, called as its entry point is."""
 
 import json
+import subprocess
 import sys
 from pathlib import Path
 from typing import Annotated, Literal, get_args, get_origin, get_type_hints
@@ -144,3 +145,30 @@ def test_fault_is_one_line_and_exit_code_2(
     assert (code, output) == (2, "")
     assert message in errors
     assert errors.count("\n") == 1
+
+
+def test_help_imports_nothing_that_is_slow() -> None:
+    """No time is measured: what takes it is not there."""
+    program = (
+        "import sys; from etstpm.cli import main; sys.argv = ['etstpm', '--help']\n"
+        "try: main()\n"
+        "finally: print(*sys.modules)"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", program], capture_output=True, text=True, check=True
+    )
+
+    *said, modules = done.stdout.splitlines()
+    assert said[0] == "Usage: etstpm [OPTIONS] COMMAND [ARGS]..."
+    assert any(line.split()[:2] == ["store", "The"] for line in said)
+    slow = {
+        "torch",
+        "pandas",
+        "pyarrow",
+        "duckdb",
+        "pydantic",
+        "fsspec",
+        "prefect",
+        "rich.markdown",
+    }
+    assert not slow & set(modules.split())
