@@ -22,7 +22,7 @@ from pathlib import Path
 ROOT = Path(__file__).parents[1]
 SETTINGS = (
     *("dataset.image_size=64", "student.epochs=4"),
-    *("teacher.mode=imagenet", "teacher.weights=random"),
+    *("teacher.mode=imagenet", "teacher.weights=formula"),
 )
 STAGES = """
 import sys

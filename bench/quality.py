@@ -56,7 +56,7 @@ def _origin(
 
 
 def _named(kind: str, digests: Iterable[str]) -> str:
-    short = sorted({digest.rsplit("/", 1)[-1][:12] or "random" for digest in digests})
+    short = sorted({digest.rsplit("/", 1)[-1][:12] for digest in digests})
     return f"{kind} {', '.join(f'`{digest}`' for digest in short) or NONE}"
 
 

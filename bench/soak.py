@@ -73,7 +73,7 @@ def _draw(root: Path, categories: int, seed: int) -> None:
 def _night(prefect: Prefect, folder: Path) -> tuple[dict[str, Any], dict[str, int]]:
     config = {
         "dataset": {"root": str(folder / "data"), "image_size": 32},
-        "teacher": {"weights": "random"},
+        "teacher": {"weights": "formula"},
         "student": {"epochs": 2, "batch_size": 1},
         "store": str(folder / "store"),
         "device": "cpu",

@@ -111,7 +111,8 @@ class TeacherConfig(Section):
     weights: Uri | None = Field(
         None,
         description="Path or fsspec URI of ResNet-18 weights. Empty: torchvision's IMAGENET1K_V1 "
-        "is downloaded. 'random': a seeded random network, for the drawn sample only.",
+        "is downloaded. 'formula': those that come with etstpm, pre-trained on drawn pictures "
+        "alone (docs/formula-teacher.md).",
     )
     weights_sha256: Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")] | None = Field(
         None, description="SHA-256 the weights file must have. Empty: a hash that etstpm knows."

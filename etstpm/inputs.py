@@ -15,7 +15,7 @@ from etstpm.dataset import image_files, rows_of
 from etstpm.decoded import load_pixels
 from etstpm.errors import WeightsError
 from etstpm.images import Pixels, read_mask
-from etstpm.networks import RANDOM_WEIGHTS, TeacherWeights, load_weights
+from etstpm.networks import FORMULA_WEIGHTS, TeacherWeights, load_weights
 from etstpm.sample import MARKER, SAMPLE_VERSION, draw_sample
 from etstpm.settings import settings
 from etstpm.storage import Store
@@ -63,21 +63,13 @@ def open_inputs(config: Config, store: Store, dataset_key: str) -> Inputs:
 
 
 def proven_weights(config: Config) -> TeacherWeights:
-    """The configured weights. Only the drawn sample may do without a file."""
-    source = config.teacher.weights
-    if source == RANDOM_WEIGHTS and not is_sample(config):
-        raise WeightsError(
-            "teacher.weights = 'random' is for the drawn sample: a random teacher finds little on "
-            "real images; give WEIGHTS=/path/resnet18-f37072fd.pth, an fsspec URI, or leave it "
-            "empty to download torchvision's"
-        )
+    """The configured weights. Only the drawn sample falls back to the package's own."""
+    source, sha256, cache = config.teacher.weights, config.teacher.weights_sha256, settings().cache
     try:
-        return load_weights(
-            source, config.teacher.weights_sha256, cache=settings().cache, seed=config.seed
-        )
+        return load_weights(source, sha256, cache=cache)
     except WeightsError:
-        if source is None and is_sample(config):
-            return load_weights(RANDOM_WEIGHTS, None, cache=settings().cache, seed=config.seed)
+        if source is None and sha256 is None and is_sample(config):
+            return load_weights(FORMULA_WEIGHTS, None, cache=cache)
         raise
 
 

@@ -27,17 +27,19 @@ WEIGHTS_SHA256 = "f37072fd47e89c5e827621c5baffa7500819f7896bbacec160b1a16c560e07
 DOWNLOAD_TIMEOUT = 10.0
 """Seconds that the server may be silent."""
 
+FORMULA_WEIGHTS = "formula"
+"""The `teacher.weights` that lie in the package, pre-trained on drawn pictures alone."""
+FORMULA_FILE = Path(__file__).with_name("weights") / "resnet18-formula.safetensors"
+FORMULA_SHA256 = "3c426b8fb8b28f45a05aabee4a55d9f28d6c80ef546cd18e5aa5df95a51bbf22"
+
 KNOWN_WEIGHTS = {
     WEIGHTS_SHA256: "torchvision ResNet-18, IMAGENET1K_V1",
     "fb02c92e56d95a3649b73285081ef755b6e1685bd7a320ae09c4fa6d44209e29": (
         "torchvision ResNet-18, IMAGENET1K_V1, layers 1 to 3, batch normalisation folded"
     ),
+    FORMULA_SHA256: "ResNet-18 pre-trained on drawn pictures alone (etstpm's own, no ImageNet)",
 }
 """SHA-256 of the weights files that need no `teacher.weights_sha256`."""
-
-RANDOM_WEIGHTS = "random"
-RANDOM_TEACHER = 2**31
-"""Added to a run's seed, which is smaller, for the weights of a random teacher."""
 
 Pyramid = tuple[Tensor, Tensor, Tensor]
 """Features after layer1, layer2, layer3: each (N, C, H, W)."""
@@ -121,18 +123,16 @@ def freeze(pyramid: FeaturePyramid) -> FeaturePyramid:
     return pyramid.eval().requires_grad_(False).to(memory_format=torch.channels_last)
 
 
-def load_weights(
-    source: str | None, expected_sha256: str | None, *, cache: Path, seed: int = 0
-) -> TeacherWeights:
-    """The teacher's weights from a path, an fsspec URI, torchvision (`None`) or a seed (`random`).
+def load_weights(source: str | None, expected_sha256: str | None, *, cache: Path) -> TeacherWeights:
+    """The teacher's weights: a path, an fsspec URI, torchvision's (`None`) or `formula`.
 
     Raises `WeightsError` if the file cannot be had, is not the one that was expected, is a pickle
     of anything but tensors, or is not a ResNet-18 from conv1 to layer3.
     """
-    if source == RANDOM_WEIGHTS:
-        return _random_weights(seed)
     if source is None:
         source = str(_download_torchvision(cache))
+    elif source == FORMULA_WEIGHTS:
+        source, expected_sha256 = str(FORMULA_FILE), expected_sha256 or FORMULA_SHA256
     content = _read(source)
     sha256 = hashlib.sha256(content).hexdigest()
     if expected_sha256 is not None and sha256 != expected_sha256:
@@ -157,15 +157,6 @@ def load_weights(
     )
 
 
-def _random_weights(seed: int) -> TeacherWeights:
-    # Students start from `random_pyramid(seed)`: one that started as its teacher would have
-    # nothing to learn, and would match it on defects too.
-    tensors = random_pyramid(seed + RANDOM_TEACHER).state_dict()
-    return TeacherWeights(
-        tensors, RANDOM_WEIGHTS, "", f"random ResNet-18 of seed {seed}", is_folded=False
-    )
-
-
 def _download_torchvision(cache: Path) -> Path:
     """torchvision's file in the cache, downloaded if it is not there whole."""
     path = cache / "weights" / WEIGHTS_URL.rsplit("/", 1)[-1]
@@ -182,9 +173,10 @@ def _download_torchvision(cache: Path) -> Path:
         except (OSError, http.client.HTTPException) as error:
             raise WeightsError(
                 f"torchvision's ResNet-18 weights cannot be downloaded from {WEIGHTS_URL} "
-                f"({error}); provide them in one of three ways: a network that reaches that "
-                "address, a local file (WEIGHTS=/path/resnet18-f37072fd.pth), or any fsspec URI "
-                "(WEIGHTS=s3://bucket/resnet18-f37072fd.pth)"
+                f"({error}); provide weights in one of four ways: a network that reaches that "
+                "address, a local file (WEIGHTS=/path/resnet18-f37072fd.pth), any fsspec URI "
+                "(WEIGHTS=s3://bucket/resnet18-f37072fd.pth), or, finding less, the ones that come "
+                "with etstpm, pre-trained on drawn pictures (WEIGHTS=formula)"
             ) from None
     return path
 

@@ -50,7 +50,7 @@ def _publish(root: Path, place: Path, fusion: str) -> str:
     config = Config.model_validate(
         {
             "dataset": {"root": str(root), "categories": (CATEGORY,), "image_size": 64},
-            "teacher": {"weights": "random"},
+            "teacher": {"weights": "formula"},
             "student": {"epochs": 2, "batch_size": 1, "validation_fraction": 0.5},
             "scoring": {"fusion": fusion, "batch_size": 2, "smoothing_sigma": 1.0},
             "store": str(place),

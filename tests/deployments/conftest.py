@@ -62,7 +62,7 @@ def night(workers: Prefect, tmp_path_factory: pytest.TempPathFactory) -> Night:
         draw_sample(folder / "drawn", image_size=64, train=16, test_good=4, per_defect=2)
         values = {
             "dataset": {"root": str(folder / "drawn"), "image_size": 64},
-            "teacher": {"weights": "random"},
+            "teacher": {"weights": "formula"},
             "student": {"epochs": 8, "batch_size": 4},  # fewer, and the loss does not fall enough
             "device": "cpu",
         }

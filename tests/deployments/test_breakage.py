@@ -89,7 +89,7 @@ def test_incomplete_night_publishes_the_rest_and_says_why(
             "categories": ["bad", "biscuit", "flat", "huge"],
             "image_size": 64,
         },
-        "teacher": {"weights": "random"},
+        "teacher": {"weights": "formula"},
         "student": {"epochs": 1, "batch_size": 1},  # one step with the two images of `flat`
         "store": s3.uri,
         "device": "cpu",

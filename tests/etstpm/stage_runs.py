@@ -29,11 +29,11 @@ Tables = dict[str, pa.Table]
 
 
 def tiny_config(root: Path, store: str) -> Config:
-    """One category, 32 x 32, two epochs, the seeded random teacher, float32 on the CPU."""
+    """One category, 32 x 32, two epochs, the teacher of the package, float32 on the CPU."""
     return Config.model_validate(
         {
             "dataset": {"root": str(root), "categories": (CATEGORY,), "image_size": 32},
-            "teacher": {"weights": "random"},
+            "teacher": {"weights": "formula"},
             "student": {"epochs": 2, "batch_size": 1},
             "store": store,
             "device": "cpu",

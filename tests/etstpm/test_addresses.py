@@ -14,7 +14,11 @@ def test_what_is_made_is_found_at_the_address_the_stages_used(drawn: Path, tmp_p
     config = Config.load(
         "sample",
         ["student.epochs=6", "student.batch_size=2", "dataset.image_size=64"],
-        {"dataset.root": str(drawn), "teacher.weights": "random", "store": str(tmp_path / "store")},
+        {
+            "dataset.root": str(drawn),
+            "teacher.weights": "formula",
+            "store": str(tmp_path / "store"),
+        },
     )
     store = Store(config.store)
     dataset = stages.validate(config, store)

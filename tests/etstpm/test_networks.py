@@ -19,6 +19,7 @@ from torchvision.models import resnet18
 from etstpm import networks
 from etstpm.errors import WeightsError
 from etstpm.networks import (
+    FORMULA_FILE,
     LAYERS,
     FeaturePyramid,
     TeacherWeights,
@@ -365,17 +366,29 @@ def test_a_pickle_that_wants_to_run_code_is_refused(
     assert trace.exists()
 
 
-def test_random_weights_are_a_seeds(cache: Path) -> None:
-    weights = load_weights("random", None, cache=cache, seed=4)
-    assert same(weights, load_weights("random", None, cache=cache, seed=4).tensors)
-    assert not same(weights, load_weights("random", None, cache=cache, seed=5).tensors)
-
-
-def test_a_random_teacher_is_no_students_beginning(cache: Path) -> None:
-    weights = load_weights("random", None, cache=cache, seed=4)
-    assert not same(weights, random_pyramid(4).state_dict())
-    assert "seed 4" in weights.description
+def test_the_packages_own_weights_are_a_trained_pyramid(cache: Path) -> None:
+    weights = load_weights("formula", None, cache=cache)
+    assert weights.sha256 == hashlib.sha256(FORMULA_FILE.read_bytes()).hexdigest()
+    assert "drawn pictures alone" in weights.description
     assert not weights.is_folded
+    assert all(tensor.dtype in {torch.float32, torch.int64} for tensor in weights.tensors.values())
+    # A network's first weights have statistics of 0 and 1, and every channel alike.
+    statistics = [t for name, t in weights.tensors.items() if name.endswith("running_var")]
+    assert all(float(variance.std()) > 0.01 * float(variance.mean()) for variance in statistics)
+    assert FORMULA_FILE.stat().st_size < 6_000_000
+    assert "expected 000" in refusal("formula", "0" * 64, cache)
+
+
+def test_a_damaged_package_is_noticed(
+    cache: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    content = bytearray(FORMULA_FILE.read_bytes())
+    content[-1000] ^= 1
+    path, _ = write(tmp_path, bytes(content), FORMULA_FILE.name)
+    monkeypatch.setattr(networks, "FORMULA_FILE", Path(path))
+    assert f"expected {networks.FORMULA_SHA256}; get the file again" in refusal(
+        "formula", None, cache
+    )
 
 
 def test_the_real_file_is_known_and_folded(real_data: Path, cache: Path) -> None:
@@ -446,7 +459,10 @@ def test_a_download_of_something_else_is_refused_and_not_kept(
         direct.setattr(networks, "WEIGHTS_URL", url)
         message = refusal(None, None, cache)
     assert f"cannot be downloaded from {url} (" in message
-    assert all(way in message for way in ("a network that", "a local file", "any fsspec URI"))
+    assert all(
+        way in message
+        for way in ("a network that", "a local file", "any fsspec URI", "WEIGHTS=formula")
+    )
     assert list((cache / "weights").iterdir()) == []
 
 

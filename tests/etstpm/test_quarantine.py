@@ -29,7 +29,7 @@ def test_images_and_categories_left_out_are_named_and_counted(
             "dataset.root": str(dataset),
             "dataset.categories": f"{CATEGORY},fabric",
             "dataset.on_finding": "quarantine",
-            "teacher.weights": "random",
+            "teacher.weights": "formula",
             "teacher.mode": "imagenet",
             "store": str(tmp_path / "store"),
         },

@@ -16,16 +16,16 @@ import torch
 from PIL import Image
 from safetensors.torch import load_file
 
-from etstpm import stages
+from etstpm import networks, stages
 from etstpm.compute import choose_compute
 from etstpm.config import Config, digest_of
 from etstpm.dataset import image_files, rows_of
 from etstpm.decoded import load_pixels
 from etstpm.errors import DatasetError, EtstpmError, StorageError, WeightsError
 from etstpm.images import read_mask, resize_mask
-from etstpm.inputs import is_sample, own_mask
+from etstpm.inputs import is_sample, own_mask, proven_weights
 from etstpm.metrics import image_metrics, pixel_metrics
-from etstpm.networks import FeaturePyramid, freeze
+from etstpm.networks import FORMULA_FILE, FORMULA_SHA256, FeaturePyramid, freeze
 from etstpm.sample import CATEGORIES, MARKER
 from etstpm.scoring import ResizedMaps, resize_map, score_images
 from etstpm.settings import settings
@@ -48,7 +48,7 @@ def make_config(root: Path, store: Path, **changes: Any) -> Config:
     """Small and fast, float32 on the CPU, `section__key=value` on top."""
     values: dict[str, Any] = {
         "dataset": {"root": str(root), "categories": (CATEGORY,), "image_size": 64},
-        "teacher": {"weights": "random"},
+        "teacher": {"weights": "formula"},
         "student": {"epochs": 2, "batch_size": 1},
         "store": str(store),
         "device": "cpu",
@@ -130,7 +130,7 @@ def test_the_chain_leaves_whole_artifacts(finished: tuple[Config, Keys]) -> None
             pass
     card = store.get(keys.scores).card
     assert (card["student"], card["teacher"]) == (keys.student, keys.teacher)
-    assert store.get(keys.teacher).card["weights"]["source"] == "random"
+    assert store.get(keys.teacher).card["weights"]["source"] == FORMULA_FILE.name
     history = pq.read_table(Path(config.store) / keys.student / "history.parquet").to_pylist()
     assert [row["epoch"] for row in history] == [1, 2]
     best = min(history, key=lambda row: float(row["validation_map"]))
@@ -287,7 +287,7 @@ def test_a_second_run_makes_nothing_again(
 
 CHANGES: dict[str, tuple[dict[str, Any], set[str]]] = {
     "epochs": ({"student__epochs": 3}, {"student", "scores"}),
-    "seed": ({"seed": 1}, {"teacher", "student", "scores"}),  # random weights have the seed
+    "seed": ({"seed": 1}, {"student", "scores"}),
     "fusion": ({"scoring__fusion": "sum"}, {"scores"}),
     "false_alarm_rate": ({"scoring__false_alarm_rate": 0.3}, {"scores"}),
 }
@@ -314,7 +314,7 @@ def test_fine_tunings_values_move_tuned_teachers_alone(
         changed = make_config(drawn, Path(config.store), **changes)
         return stages.teacher(changed, store, keys.dataset)
 
-    identity = {"version": 1, "weights": "random ResNet-18 of seed 0", "mode": "imagenet"}
+    identity = {"version": 1, "weights": FORMULA_SHA256, "mode": "imagenet"}
     assert keys.teacher == f"teachers/{digest_of(identity)}"  # as it has been since 0.1.0
     assert key_of(teacher__patience=1, teacher__temperature=0.2) == keys.teacher
     tuned = {"teacher__mode": "synthetic", "teacher__epochs": 1}
@@ -402,7 +402,7 @@ def listen(event, arguments):
         opened.setdefault(stage, set()).add(str(arguments[0]))
 
 sys.addaudithook(listen)
-from etstpm import stages
+from etstpm import networks, stages
 from etstpm.config import Config
 from etstpm.storage import Store
 config, dataset, category = Config.model_validate_json(sys.argv[1]), sys.argv[2], sys.argv[3]
@@ -461,14 +461,23 @@ def test_training_opens_nothing_of_the_test_split(
     assert any("-test-64-" in path for path in scored)
 
 
-def test_a_real_dataset_does_not_start_from_random_weights(dataset: Path, tmp_path: Path) -> None:
-    config = make_config(dataset, tmp_path / "store")
+def test_only_the_sample_falls_back_to_the_packages_own_weights(
+    dataset: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(networks, "WEIGHTS_URL", "http://127.0.0.1:9/resnet18.pth")
+    monkeypatch.setenv("no_proxy", "127.0.0.1")
+    config = make_config(dataset, tmp_path / "store", teacher__weights=None)
     assert is_sample(config)
+    assert proven_weights(config).sha256 == FORMULA_SHA256
+    named = make_config(dataset, tmp_path / "store", teacher={"weights_sha256": "0" * 64})
+    with pytest.raises(WeightsError, match="cannot be downloaded"):
+        proven_weights(named)
     (dataset / MARKER).unlink()
     assert not is_sample(config)
-    with pytest.raises(WeightsError, match=r"'random' is for the drawn sample.*give WEIGHTS="):
+    with pytest.raises(WeightsError, match=r"one of four ways: .*\(WEIGHTS=formula\)"):
         stages.validate(config, Store(config.store))
     assert not Path(config.store).exists()
+    stages.validate(make_config(dataset, tmp_path / "store"), Store(config.store))  # it was asked
 
 
 def name_no_category(_: Path) -> dict[str, Any]:

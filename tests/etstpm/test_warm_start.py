@@ -53,7 +53,7 @@ class Nights:
                     "categories": (CATEGORY,),
                     "image_size": 64,
                 },
-                "teacher": {"weights": "random"},
+                "teacher": {"weights": "formula"},
                 "student": values | student,
                 "store": self.store.uri,
                 "device": "cpu",

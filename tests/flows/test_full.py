@@ -18,7 +18,7 @@ from tests.prefect_server import REPOSITORY, Prefect, wait_until
 RUN_SECONDS = 300.0
 SETTINGS = (
     "dataset.image_size=64",
-    "teacher.weights=random",
+    "teacher.weights=formula",
     "student.epochs=4",
     "student.batch_size=4",
 )

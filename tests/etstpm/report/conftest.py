@@ -53,7 +53,7 @@ def _publish(root: Path, uri: str, night: int) -> None:
     config = Config.model_validate(
         {
             "dataset": {"root": str(root), "image_size": 64},
-            "teacher": {"weights": "random"},
+            "teacher": {"weights": "formula"},
             "student": {"epochs": 3 if night == 2 else 2, "batch_size": 2},
             "store": uri,
             "device": "cpu",
