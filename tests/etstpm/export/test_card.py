@@ -8,7 +8,6 @@ from etstpm import stages
 from etstpm.catalog import MARKER
 from etstpm.config import Config
 from etstpm.export.card import UNKNOWN_LICENCE, licence_of
-from etstpm.sample import MARKER as SAMPLE
 from etstpm.storage import Store
 
 MVTEC = (
@@ -26,11 +25,10 @@ def test_the_licence_is_that_of_the_images(
     root = tmp_path / "root"
     root.mkdir()
     (dataset / "biscuit").rename(root / name)
-    (dataset / SAMPLE).rename(root / SAMPLE)  # which may do without weights
     given = {
         "dataset.root": str(root),
         "store": str(tmp_path / "store"),
-        "teacher.weights": "random",
+        "teacher.weights": "formula",
     }
     config = Config.load("default", ["dataset.image_size=32"], given)
     store = Store(config.store)
@@ -46,7 +44,7 @@ def test_a_licence_of_ones_own_is_no_markup(dataset: Path, tmp_path: Path) -> No
     given = {
         "dataset.root": str(dataset),
         "store": str(tmp_path / "store"),
-        "teacher.weights": "random",
+        "teacher.weights": "formula",
     }
     config = Config.load("default", ["dataset.image_size=32"], given)
     store = Store(config.store)
