@@ -90,7 +90,7 @@ def test_main_job_publishes_and_prints(
     assert done.stderr == "", "quiet when not a terminal"
     for word in (
         *("biscuit", "fabric", "flange", "mean", "image AUROC", "pixel AUROC", "AUPRO"),
-        *("random ResNet-18 of seed 0", "pandas.read_parquet"),
+        *("pre-trained on drawn pictures alone", "pandas.read_parquet"),
     ):
         assert word in done.stdout
     (report,) = pipeline.store.glob("reports/*/index.html")
