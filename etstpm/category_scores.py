@@ -22,6 +22,7 @@ from etstpm.layouts.listing import GOOD
 from etstpm.maps import save_maps
 from etstpm.networks import FeaturePyramid
 from etstpm.pictures import draw_hardest
+from etstpm.ranking import Images
 from etstpm.scoring import (
     ResizedMaps,
     ScoredImages,
@@ -89,7 +90,7 @@ def write_scores(
     )
     own_masks = [own_mask(inputs.root, row) for row in rows]
     masks = np.stack([resize_mask(mask, size) for mask in own_masks])
-    evaluation = _evaluate(category, rows, scored, own_masks, size)
+    evaluation = _evaluate(category, rows, scored, own_masks, masks)
 
     schema = IMAGE_SCORES_OF_ARTIFACT
     scores = pa.Table.from_pylist(_score_rows(rows, scored, thresholds, digests), schema=schema)
@@ -135,17 +136,20 @@ def _evaluate(
     rows: Sequence[Row],
     scored: ScoredImages,
     own_masks: Sequence[npt.NDArray[np.bool_]],
-    size: int,
+    masks: npt.NDArray[np.bool_],
 ) -> Evaluation:
-    own_maps = ResizedMaps(scored.maps, [(row["height"], row["width"]) for row in rows])
-    side = min(size, PAPER_SIDE)
-    paper_masks = np.stack([resize_mask(mask, side) for mask in own_masks])
-    paper_maps = ResizedMaps(scored.maps, [(side, side)] * len(rows))
+    own = own_masks, ResizedMaps(scored.maps, [(row["height"], row["width"]) for row in rows])
+    paper: tuple[Images, Images] = masks, scored.maps
+    if masks.shape[1] > PAPER_SIDE:
+        paper = (
+            [resize_mask(mask, PAPER_SIDE) for mask in own_masks],
+            ResizedMaps(scored.maps, [(PAPER_SIDE, PAPER_SIDE)] * len(rows)),
+        )
     return evaluate(
         category,
         [None if row["defect_type"] == GOOD else row["defect_type"] for row in rows],
         {PAPER: scored.scores},
-        {PAPER: (paper_masks, paper_maps), OFFICIAL: (own_masks, own_maps)},
+        {PAPER: paper, OFFICIAL: own},
         [has_mask(row) for row in rows],
     )
 
