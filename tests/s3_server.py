@@ -21,6 +21,7 @@ from pathlib import Path
 import pytest
 from s3fs import S3FileSystem
 
+from etstpm.storage import Store
 from tests.fault_proxy import FaultProxy, running_proxy
 from tests.services import wait_until
 
@@ -156,6 +157,15 @@ def s3_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[S3Server]:
 def s3(s3_server: S3Server, monkeypatch: pytest.MonkeyPatch) -> S3:
     """An empty prefix of the session's server; this process's environment reaches it."""
     return _place(s3_server.endpoint, s3_server.folder, monkeypatch)
+
+
+@pytest.fixture(params=["folder", "s3"])
+def empty_store(request: pytest.FixtureRequest, tmp_path: Path) -> Store:
+    """One in a folder, and then one below a prefix of the server."""
+    if request.param == "folder":
+        return Store(str(tmp_path / "store"))
+    place: S3 = request.getfixturevalue("s3")
+    return Store(place.uri)
 
 
 @pytest.fixture

@@ -31,6 +31,10 @@ from etstpm.settings import settings
 
 CPU = Compute(torch.device("cpu"), torch.float32)
 SHORT = StudentConfig(epochs=3, batch_size=2, hard_share=1.0)
+STEADY = StudentConfig(
+    batch_size=1, hard_share=1.0, optimiser="adamw", learning_rate=0.02, schedule="constant"
+)
+"""Its held-out map does not owe its fall to the schedule's end."""
 
 
 def draw_features(seed: int) -> Pyramid:
@@ -268,14 +272,7 @@ def test_another_seed_gives_another_student(teacher: FeaturePyramid) -> None:
 
 def test_the_best_epochs_weights_are_returned(teacher: FeaturePyramid) -> None:
     # The held-out image is noise and unlike the others: in the end it gets worse, not better.
-    config = StudentConfig(
-        epochs=8,
-        batch_size=1,
-        hard_share=1.0,
-        optimiser="adamw",
-        learning_rate=0.02,
-        schedule="constant",
-    )
+    config = STEADY.model_copy(update={"epochs": 8})
     for seed in range(8):
         images = draw_images(0)[:, :32, :32].copy()
         _, held_out = split_train_validation(len(images), config.validation_fraction, seed)
@@ -398,14 +395,7 @@ def test_patience_counts_epochs_in_a_row_under_a_constant_rate() -> None:
 
 
 def test_training_ends_where_the_held_out_map_has_levelled_off(teacher: FeaturePyramid) -> None:
-    config = StudentConfig(
-        epochs=20,
-        batch_size=1,
-        hard_share=1.0,
-        optimiser="adamw",
-        learning_rate=0.02,
-        schedule="constant",
-    )
+    config = STEADY.model_copy(update={"epochs": 20})
     images = draw_images(0)[:, :32, :32].copy()
     patient = config.model_copy(update={"patience": 1})
     short = distil_student(teacher, images, patient, seed=0, compute=CPU, name="bottle")

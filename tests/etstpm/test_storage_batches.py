@@ -14,7 +14,6 @@ from etstpm.storage import Store
 from etstpm.storage.batches import batches_of
 from etstpm.storage.collection import collect, plan_collection
 from etstpm.storage.keeping import Keeping
-from tests.s3_server import S3
 from tests.trained import CATEGORY, Published
 
 NOW = datetime.now(UTC)
@@ -22,14 +21,10 @@ HOSTILE = "<b>[red]..'; drop table"
 TABLE = b"PAR1" * 100
 
 
-@pytest.fixture(params=["folder", "s3"])
-def store(request: pytest.FixtureRequest, tmp_path: Path) -> Store:
+@pytest.fixture
+def store(empty_store: Store) -> Store:
     """Batches of 1, 10 and 100 days ago, one that was never finished, one of a hostile name."""
-    if request.param == "folder":
-        store = Store(str(tmp_path / "store"))
-    else:
-        place: S3 = request.getfixturevalue("s3")
-        store = Store(place.uri)
+    store = empty_store
     for name, days in (("screw/a", 1), ("screw/b", 10), ("bottle/a", 100), (f"{HOSTILE}/a", 5)):
         put(store, name, days)
     store.write_bytes("scored/bottle/killed/heatmaps/1.png", b"PNG")

@@ -25,12 +25,9 @@ LATER = NOW + timedelta(days=10)
 DATASET, TEACHER = "datasets/" + "d" * 64, "teachers/" + "7" * 64
 
 
-@pytest.fixture(params=["folder", "s3"])
-def store(request: pytest.FixtureRequest, tmp_path: Path) -> Store:
-    if request.param == "folder":
-        return Store(str(tmp_path / "store"))
-    place: S3 = request.getfixturevalue("s3")
-    return Store(place.uri)
+@pytest.fixture
+def store(empty_store: Store) -> Store:
+    return empty_store
 
 
 def commit(store: Store, key: str, folder: Path, **card: Any) -> str:

@@ -14,19 +14,15 @@ import pytest
 
 from etstpm.storage import Store, make_once
 from etstpm.storage.lease import Pace, lease_key
-from tests.s3_server import S3
 
 KEY = "students/bottle/0123abcd"
 QUICK = Pace(beat=0.1, expiry=1.5, settle=0.1, poll=0.05)
 SPAWN = multiprocessing.get_context("spawn")
 
 
-@pytest.fixture(params=["folder", "s3"])
-def store(request: pytest.FixtureRequest, tmp_path: Path) -> Store:
-    if request.param == "folder":
-        return Store(str(tmp_path / "store"))
-    place: S3 = request.getfixturevalue("s3")
-    return Store(place.uri)
+@pytest.fixture
+def store(empty_store: Store) -> Store:
+    return empty_store
 
 
 def maker(store: Store, folder: Path, made: list[str], seconds: float = 0.0) -> Callable[[], None]:

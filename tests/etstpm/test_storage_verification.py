@@ -11,21 +11,16 @@ from typer.testing import CliRunner
 from etstpm.cli import app
 from etstpm.storage import Store
 from etstpm.storage.verification import Damage, verify
-from tests.s3_server import S3
 
 KEY, OTHER = "students/bottle/" + "1" * 64, "teachers/" + "2" * 64
 TABLE = "tables/metrics/run_id=a/metrics.parquet"
 FILE = "weights.safetensors"
 
 
-@pytest.fixture(params=["folder", "s3"])
-def store(request: pytest.FixtureRequest, tmp_path: Path) -> Store:
+@pytest.fixture
+def store(empty_store: Store, tmp_path: Path) -> Store:
     """Two artifacts and a run."""
-    if request.param == "folder":
-        store = Store(str(tmp_path / "store"))
-    else:
-        place: S3 = request.getfixturevalue("s3")
-        store = Store(place.uri)
+    store = empty_store
     made = tmp_path / "made"
     made.mkdir()
     (made / FILE).write_bytes(bytes(range(256)) * 100)

@@ -16,6 +16,13 @@ MVTEC = (
 )
 
 
+def licence_below(root: Path, place: Path) -> str:
+    given = {"dataset.root": str(root), "store": str(place), "teacher.weights": "formula"}
+    config = Config.load("default", ["dataset.image_size=32"], given)
+    store = Store(config.store)
+    return licence_of(store, stages.validate(config, store))
+
+
 @pytest.mark.parametrize(
     ("name", "licence"), [("bottle", MVTEC), ("biscuit", UNKNOWN_LICENCE)], ids=["MVTec AD", "own"]
 )
@@ -25,14 +32,7 @@ def test_the_licence_is_that_of_the_images(
     root = tmp_path / "root"
     root.mkdir()
     (dataset / "biscuit").rename(root / name)
-    given = {
-        "dataset.root": str(root),
-        "store": str(tmp_path / "store"),
-        "teacher.weights": "formula",
-    }
-    config = Config.load("default", ["dataset.image_size=32"], given)
-    store = Store(config.store)
-    text = licence_of(store, stages.validate(config, store))
+    text = licence_below(root, tmp_path / "store")
     assert text.replace("\\", "") == licence
 
 
@@ -41,14 +41,7 @@ def test_a_licence_of_ones_own_is_no_markup(dataset: Path, tmp_path: Path) -> No
         '{"declaration": {"name": "own", "title": "Ours", "licence": "<b>[x](http://y)", '
         '"masks": "optional"}}'
     )
-    given = {
-        "dataset.root": str(dataset),
-        "store": str(tmp_path / "store"),
-        "teacher.weights": "formula",
-    }
-    config = Config.load("default", ["dataset.image_size=32"], given)
-    store = Store(config.store)
-    text = licence_of(store, stages.validate(config, store))
+    text = licence_below(dataset, tmp_path / "store")
     assert text.startswith("Ours: ")
     assert "<b>" not in text
     assert "[x](" not in text
