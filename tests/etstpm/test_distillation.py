@@ -237,7 +237,7 @@ def test_the_loss_falls_and_every_epoch_is_recorded(teacher: FeaturePyramid) -> 
         {"optimiser": "sgd", "learning_rate": 0.05},
         {"optimiser": "adamw", "learning_rate": 2e-3},
         {"loss": "l1-cosine"},
-        {"hard_share": 0.1},
+        {"hard_share": 0.1, "epochs": 6},
         {"schedule": "constant"},
     ],
     ids=str,
@@ -245,7 +245,7 @@ def test_the_loss_falls_and_every_epoch_is_recorded(teacher: FeaturePyramid) -> 
 def test_every_named_choice_learns(teacher: FeaturePyramid, changes: dict[str, object]) -> None:
     config = StudentConfig.model_validate({**SHORT.model_dump(), **changes})
     distilled = distil_student(teacher, draw_images(0), config, seed=0, compute=CPU, name="bottle")
-    assert distilled.history[-1].loss < 0.95 * distilled.history[0].loss
+    assert distilled.history[-1].loss < 0.9 * distilled.history[0].loss
 
 
 def test_same_seed_gives_the_same_bits_whatever_ran_between(teacher: FeaturePyramid) -> None:
