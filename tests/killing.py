@@ -29,13 +29,17 @@ started = time.monotonic()
 assert in_a_child() == 0, "undisturbed"
 seconds = time.monotonic() - started
 check()
-draw, killed = random.Random(0), 0
-for _ in range(int(sys.argv[1])):
+draw, killed, outran = random.Random(0), 0, 0
+while killed < int(sys.argv[1]):
     reset()
-    killed += os.WIFSIGNALED(in_a_child(draw.uniform(0, seconds)))
+    if os.WIFSIGNALED(in_a_child(draw.uniform(0, seconds))):
+        killed += 1
+    else:  # the machine is less busy than at the first time
+        seconds *= 0.8
+        outran += 1
+        assert outran < 40, "it is never killed before it has ended"
     assert in_a_child() == 0, "again, after kill -9"
     check()
-print(killed)
 """
 
 
@@ -52,4 +56,3 @@ def survive_kills(code: str, *arguments: object) -> None:
         check=False,
     )
     assert ended.returncode == 0, ended.stderr[-3000:]
-    assert int(ended.stdout.split()[-1]) > MOMENTS // 2, "most were killed before they had ended"
