@@ -1,10 +1,12 @@
 """Validation beside what all cores can merely decode, and again when nothing or little is new.
 
-    python -m bench.data_speed --folder /tmp/tree --output result.json [--images 5354 --side 1024]
+    python -m bench.data_speed --folder /tmp/tree --output result.json --photographs /data/mvtec_ad
 
-Draws a root of one category once (noise on a gradient: a PNG of 1024x1024 is about as large as a
-photograph's) with a mask for each defective image, and leaves it for the next call. Both rates are
-of the same files in the same run: pure decoding is Pillow's `load` in a process a core.
+Makes a root of one category once (5,354 images of 1024x1024: `--images`, `--side`) with a mask for
+each defective image, and leaves it for the next call. The images are a dataset's train/good, each
+time another window of one, enlarged; without `--photographs` a gradient with noise, which is
+decoded in two thirds of the time. Both rates are of the same files in the same run: pure decoding
+is Pillow's `load` in a process a core.
 """
 
 import argparse
@@ -15,6 +17,7 @@ import shutil
 import tempfile
 import threading
 import time
+from collections.abc import Sequence
 from concurrent.futures import ProcessPoolExecutor
 from pathlib import Path
 
@@ -29,8 +32,13 @@ from etstpm.settings import settings
 def main() -> None:
     """Draw, decode, validate, validate again, add ten images, build the training cache."""
     arguments = parse_arguments()
-    root: Path = arguments.folder / f"{arguments.images}-{arguments.side}"
-    draw_tree(root, arguments.images, arguments.side)
+    source: Path | None = arguments.photographs
+    photographs = sorted(source.glob("*/train/good/*.png")) if source else []
+    if source and not photographs:
+        raise SystemExit(f"{source}: no */train/good/*.png in it")
+    kind = "photographs" if photographs else "drawn"
+    root: Path = arguments.folder / f"{kind}-{arguments.images}-{arguments.side}"
+    draw_tree(root, arguments.images, arguments.side, photographs)
     files = sorted(root.rglob("*.png"))
     result: dict[str, float] = {"files": len(files), "load_at_start": os.getloadavg()[0]}
     result["decode_seconds"], result["decode_cpu_seconds"] = seconds_of_decoding(files)
@@ -45,7 +53,7 @@ def main() -> None:
             result[f"{name}_grown_megabytes"] = memory.peak - memory.before
         new = [root / f"part/train/good/new-{number}.png" for number in range(10)]
         for number, path in enumerate(new):
-            Image.fromarray(picture(10**6 + number, arguments.side)).save(path, compress_level=1)
+            draw_one((path, 10**6 + number, arguments.side, photographs))
         started = time.perf_counter()
         dataset = scan_dataset(root, None, 256, cache).require("fail")
         result["ten_new_seconds"] = time.perf_counter() - started
@@ -64,20 +72,29 @@ def main() -> None:
         print(f"{key:<20} {value:.3f}")
 
 
-def picture(seed: int, side: int) -> np.ndarray[tuple[int, ...], np.dtype[np.uint8]]:
-    """An RGB image (side, side, 3) of its own: a gradient and a sensor's noise."""
+def drawn(seed: int, side: int) -> Image.Image:
+    """An RGB image (side, side) of its own: a gradient and a sensor's noise."""
     rng = np.random.default_rng(seed)
     y, x = np.mgrid[:side, :side]
     plane = 90 + 60 * np.sin(x / 97 + seed) + 50 * np.cos(y / 131)
     noise = rng.normal(0, 1.5, (side, side, 3)).astype(np.float32)
-    values: np.ndarray[tuple[int, ...], np.dtype[np.uint8]]
-    values = (plane[:, :, None] + noise).clip(0, 255).astype(np.uint8)
-    return values
+    return Image.fromarray((plane[:, :, None] + noise).clip(0, 255).astype(np.uint8))
 
 
-def draw_one(job: tuple[Path, int, int]) -> None:
-    path, seed, side = job
-    Image.fromarray(picture(seed, side)).save(path, compress_level=1)
+def enlarged(seed: int, side: int, photographs: Sequence[Path]) -> Image.Image:
+    """A window of a photograph at (side, side), in its own mode: no two seeds give the same."""
+    rng = np.random.default_rng(seed)
+    with Image.open(photographs[seed % len(photographs)]) as image:
+        left, top, right, bottom = rng.uniform(0, 0.05, 4) * [*image.size, *image.size]
+        box = (left, top, image.width - right, image.height - bottom)
+        return image.resize((side, side), Image.Resampling.BICUBIC, box)
+
+
+def draw_one(job: tuple[Path, int, int, Sequence[Path]]) -> None:
+    """Write an image, and its mask if it is to have a defect."""
+    path, seed, side, photographs = job
+    picture = enlarged(seed, side, photographs) if photographs else drawn(seed, side)
+    picture.save(path, compress_level=1)
     if "defect" in path.parts:
         mask = np.zeros((side, side), np.uint8)
         mask[side // 4 : side // 2, side // 3 : side // 2] = 255
@@ -88,7 +105,7 @@ def mask_of(path: Path) -> Path:
     return path.parents[2] / "ground_truth" / "defect" / f"{path.stem}_mask.png"
 
 
-def draw_tree(root: Path, images: int, side: int) -> None:
+def draw_tree(root: Path, images: int, side: int, photographs: Sequence[Path]) -> None:
     """Two thirds train/good, and of the test images three quarters defective, as in MVTec AD."""
     if root.exists():
         return
@@ -98,7 +115,12 @@ def draw_tree(root: Path, images: int, side: int) -> None:
         (partial / "part" / name).mkdir(parents=True)
     kinds = ["train/good"] * 8 + ["test/good"] + ["test/defect"] * 3
     jobs = [
-        (partial / "part" / kinds[number % len(kinds)] / f"{number:05}.png", number, side)
+        (
+            partial / "part" / kinds[number % len(kinds)] / f"{number:05}.png",
+            number,
+            side,
+            photographs,
+        )
         for number in range(images)
     ]
     with ProcessPoolExecutor(settings().threads) as pool:
@@ -161,6 +183,7 @@ def parse_arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else None)
     parser.add_argument("--images", type=int, default=5354, help="without masks")
     parser.add_argument("--side", type=int, default=1024, help="pixels")
+    parser.add_argument("--photographs", type=Path, help="root in MVTec layout")
     parser.add_argument("--folder", type=Path, required=True, help="where the tree is drawn")
     parser.add_argument("--output", type=Path, required=True, help="JSON file to write")
     return parser.parse_args()

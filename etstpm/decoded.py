@@ -28,7 +28,7 @@ from etstpm.locks import is_abandoned, locked
 from etstpm.progress import track
 from etstpm.settings import settings
 
-MAGIC = b"etstpm decoded 1"
+MAGIC = b"etstpm decoded 2"
 TAIL_BYTES = 8 + 32 + len(MAGIC)  # length of the hashes, checksum, magic
 PARTIAL = ".partial"
 
