@@ -20,7 +20,7 @@ from etstpm.distillation import TeacherFeatures, distil_student, matching_loss
 from etstpm.images import normalise
 from etstpm.metrics import pixel_metrics
 from etstpm.networks import freeze, random_pyramid
-from etstpm.optimisers import make_optimisers
+from etstpm.optimisers import make_optimiser
 from etstpm.scoring import calibrate, score_images
 
 ROUNDS = 3
@@ -47,16 +47,14 @@ def training() -> float:
     target = TeacherFeatures(teacher, pixels[rows], compute).batch(rows)
     batch = normalise(pixels[rows], compute.device)
     student = random_pyramid(0).to(memory_format=torch.channels_last).train()
-    optimisers = make_optimisers(student, config, 1000, compute.precision)
+    optimiser = make_optimiser(student, config, 1000, compute.precision)
 
     def step() -> None:
         with compute.autocast():
             output = student(batch)
         loss = matching_loss(target, output, config.loss, config.hard_share)
         loss.backward()  # type: ignore[no-untyped-call]
-        for optimiser, _ in optimisers:
-            optimiser.step()
-            optimiser.zero_grad()
+        optimiser.step()
 
     trained = IMAGES - round(IMAGES * config.validation_fraction)
     ours, plain = [], []

@@ -25,7 +25,7 @@ from etstpm.decoded import load_pixels
 from etstpm.distillation import TeacherFeatures, matching_loss
 from etstpm.images import Pixels, normalise
 from etstpm.networks import FeaturePyramid, load_weights, random_pyramid
-from etstpm.optimisers import make_optimisers
+from etstpm.optimisers import make_optimiser
 from etstpm.scoring import calibrate, score_batch
 
 STEPS = 8
@@ -91,7 +91,7 @@ def training_step(
     rows = np.arange(config.student.batch_size)
     features = TeacherFeatures(teacher, pixels, compute)
     student = random_pyramid(0).to(memory_format=torch.channels_last).train()
-    optimisers = make_optimisers(student, config.student, 1000, compute.precision)
+    optimiser = make_optimiser(student, config.student, 1000, compute.precision)
 
     def step() -> None:
         with compute.autocast():
@@ -100,10 +100,7 @@ def training_step(
             features.batch(rows), output, config.student.loss, config.student.hard_share
         )
         loss.backward()  # type: ignore[no-untyped-call]
-        for optimiser, schedule in optimisers:
-            optimiser.step()
-            optimiser.zero_grad()
-            schedule.step()
+        optimiser.step()
 
     return step
 

@@ -32,7 +32,7 @@ from etstpm.networks import (
     normalise_features,
     random_pyramid,
 )
-from etstpm.optimisers import make_optimisers
+from etstpm.optimisers import make_optimiser
 from etstpm.scoring import ResizedMaps, calibrate, score_images
 
 KEPT = 0.995
@@ -93,7 +93,7 @@ def train_student(
     student = random_pyramid(config.seed).to(memory_format=torch.channels_last).train()
     average = copy.deepcopy(student) if look == "average" else None
     steps = options.epochs * -(-len(training) // options.batch_size)
-    optimisers = make_optimisers(student, options, steps, compute.precision)
+    optimiser = make_optimiser(student, options, steps, compute.precision)
     step = 0
     for _ in range(options.epochs):
         for batch in batches(order.permutation(training), options.batch_size):
@@ -109,10 +109,7 @@ def train_student(
                 normalise_features(features), output, options.loss, options.hard_share
             )
             loss.backward()  # type: ignore[no-untyped-call]
-            for optimiser, schedule in optimisers:
-                optimiser.step()
-                optimiser.zero_grad()
-                schedule.step()
+            optimiser.step()
             step += 1
             if average is not None:
                 follow(average, student, min(KEPT, step / (step + 10)))

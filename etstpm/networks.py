@@ -14,15 +14,15 @@ import torch.nn.functional as F
 from safetensors import SafetensorError
 from safetensors.torch import load as load_safetensors
 from torch import Tensor, nn
-from torchvision.models import ResNet18_Weights, resnet18
 
 from etstpm.errors import WeightsError
+from etstpm.resnet import layer4, stage
 from etstpm.storage import file_sha256
 
 LAYERS = ("layer1", "layer2", "layer3")
 """The stages whose outputs are matched: 64, 128 and 256 channels at 1/4, 1/8, 1/16 of the side."""
 
-WEIGHTS_URL: str = ResNet18_Weights.IMAGENET1K_V1.url
+WEIGHTS_URL = "https://download.pytorch.org/models/resnet18-f37072fd.pth"
 WEIGHTS_SHA256 = "f37072fd47e89c5e827621c5baffa7500819f7896bbacec160b1a16c560e07ec"
 DOWNLOAD_TIMEOUT = 10.0
 """Seconds that the server may be silent."""
@@ -54,14 +54,13 @@ class FeaturePyramid(nn.Module):
 
     def __init__(self) -> None:
         super().__init__()
-        network = resnet18(weights=None)
-        self.conv1 = network.conv1
-        self.bn1 = network.bn1
-        self.relu = network.relu
-        self.maxpool = network.maxpool
-        self.layer1 = network.layer1
-        self.layer2 = network.layer2
-        self.layer3 = network.layer3
+        self.conv1 = nn.Conv2d(3, 64, 7, stride=2, padding=3, bias=False)
+        self.bn1 = nn.BatchNorm2d(64)
+        self.relu = nn.ReLU(inplace=True)
+        self.maxpool = nn.MaxPool2d(3, stride=2, padding=1)
+        self.layer1 = stage(64, 64, 1)
+        self.layer2 = stage(64, 128, 2)
+        self.layer3 = stage(128, 256, 2)
 
     def forward(self, images: Tensor) -> Pyramid:
         stem = self.maxpool(self.relu(self.bn1(self.conv1(images))))
@@ -112,10 +111,10 @@ class TeacherWeights:
         return freeze(pyramid)
 
     def build_layer4(self) -> nn.Module:
-        """torchvision's layer4, (N, 256, H, W) to (N, 512, H/2, W/2); there must be tensors."""
-        layer4: nn.Module = resnet18(weights=None).layer4
-        layer4.load_state_dict(self.layer4 or {})
-        return layer4.eval()
+        """layer4, (N, 256, H, W) to (N, 512, H/2, W/2); there must be tensors."""
+        network = layer4()
+        network.load_state_dict(self.layer4 or {})
+        return network.eval()
 
 
 def freeze(pyramid: FeaturePyramid) -> FeaturePyramid:
@@ -264,7 +263,7 @@ def _keep_pyramid(state: dict[str, Tensor], source: str) -> dict[str, Tensor]:
 def _keep_layer4(state: dict[str, Tensor]) -> dict[str, Tensor] | None:
     """layer4's tensors, float32; None unless all are there, of their shape and finite."""
     tensors = {}
-    for name, tensor in resnet18(weights=None).layer4.state_dict().items():
+    for name, tensor in layer4().state_dict().items():
         given = state.get(f"layer4.{name}", tensor if "num_batches" in name else None)
         if given is None or given.shape != tensor.shape or not bool(given.isfinite().all()):
             return None

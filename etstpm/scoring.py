@@ -8,7 +8,6 @@ import numpy.typing as npt
 import torch
 import torch.nn.functional as F
 from torch import Tensor
-from torchvision.transforms.v2.functional import gaussian_blur
 
 from etstpm.calibration import UNCALIBRATED, Calibration, distances, fit_quantiles, fit_whitening
 from etstpm.compute import Compute
@@ -65,6 +64,9 @@ def anomaly_maps(
     for layer in maps[1:]:
         fused = fused * layer if config.fusion == "product" else fused + layer
     if config.smoothing_sigma > 0:
+        # Not above: torchvision brings torch's compiler with it, 170 MB.
+        from torchvision.transforms.v2.functional import gaussian_blur
+
         # The border is mirrored, and a mirror shows no more than the map itself.
         radius = min(max(1, round(3 * config.smoothing_sigma)), size - 1)
         fused = gaussian_blur(fused, [2 * radius + 1] * 2, [config.smoothing_sigma] * 2)

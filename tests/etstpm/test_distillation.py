@@ -358,8 +358,9 @@ def test_a_student_that_answers_everything_alike_has_collapsed(teacher: FeatureP
     features, images = TeacherFeatures(teacher, draw_images(0), CPU), np.arange(4)
     healthy, constant = freeze(random_pyramid(1)), freeze(random_pyramid(1))
     with torch.no_grad():
-        constant.layer3[1].bn2.weight.zero_()
-        constant.layer3[1].bn2.bias.fill_(100.0)  # drowns what the shortcut brings
+        constant.get_parameter("layer3.1.bn2.weight").zero_()
+        # It drowns what the shortcut brings.
+        constant.get_parameter("layer3.1.bn2.bias").fill_(100.0)
     assert answers_alike(constant, features, images, CPU)
     assert not answers_alike(healthy, features, images, CPU)
 

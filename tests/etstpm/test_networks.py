@@ -14,7 +14,7 @@ import pytest
 import torch
 from safetensors.torch import save as save_safetensors
 from torch import Tensor
-from torchvision.models import resnet18
+from torchvision.models import ResNet18_Weights, resnet18
 
 from etstpm import networks
 from etstpm.errors import WeightsError
@@ -70,6 +70,10 @@ def test_the_pyramid_has_a_quarter_an_eighth_and_a_sixteenth_of_the_side() -> No
     shapes = [tuple(feature.shape) for feature in random_pyramid(0)(images)]
     assert shapes == [(2, 64, 16, 24), (2, 128, 8, 12), (2, 256, 4, 6)]
     assert len(LAYERS) == len(shapes)
+
+
+def test_the_address_is_torchvisions() -> None:
+    assert ResNet18_Weights.IMAGENET1K_V1.url == networks.WEIGHTS_URL
 
 
 def test_nothing_of_layer4_exists() -> None:
