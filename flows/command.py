@@ -57,11 +57,15 @@ def _sets(overrides: list[str], key: str) -> bool:
 
 
 def _execute(config: Config) -> int:
-    server = begin()  # boots while torch is imported
+    server = begin()  # boots while torch is imported and the images are decoded
+    from etstpm import stages
+    from etstpm.storage import Store
     from flows.faults import keep_faults_off_the_console
     from flows.full import etstpm
 
     keep_faults_off_the_console()
+    if server is not None:
+        stages.validate(config, Store(config.store))  # the flow's own finds it done
     with connected(server):
         state = etstpm(config, return_state=True)
     result: Any = state.result(raise_on_failure=False)
