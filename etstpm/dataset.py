@@ -1,5 +1,6 @@
 """Scan a dataset's tree into a manifest, one row an image, and explain every finding."""
 
+import re
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -138,6 +139,12 @@ def image_files(root: Path, manifest: pa.Table, category: str, split: str) -> li
 def open_root(root: Path, name: str | None = None) -> tuple[Declaration, Layout]:
     """Which dataset lies there, and how to read it. Raises `DatasetError` for no such root."""
     if not root.is_dir():
+        uri = re.match(r"([A-Za-z][A-Za-z0-9+.-]+):/+(.*)", str(root))  # a path has lost a slash
+        if uri is not None:
+            raise DatasetError(
+                f"dataset {uri[1]}://{uri[2]}: images are read from a folder of this machine; "
+                "copy them there ('etstpm data fetch NAME --from URI --to FOLDER' takes an archive)"
+            )
         raise DatasetError(
             f"dataset {root}: no such folder; give a root in MVTec AD layout ({TREE}), "
             "as in make run DATASET=/data/mvtec_ad"

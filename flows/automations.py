@@ -32,6 +32,7 @@ def apply(
     ] = None,
 ) -> None:
     """Create what is new, update what has changed, leave what is as the file has it."""
+    read_automations(file, None)  # a file that is none is refused before any server is asked
     with connected(None), get_client(sync_client=True) as client:
         block = _find_block(client, notify) if notify else None
         for automation in read_automations(file, block):

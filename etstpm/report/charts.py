@@ -95,7 +95,7 @@ def draw_pro(category: CategoryContent) -> Chart | None:
     """Per-region overlap up to the false positive rate that AUPRO ends at."""
     lines = [
         ("line-a", "own size", category.curves.get((OFFICIAL, "pixel", "pro"))),
-        ("line-b", "256x256", category.curves.get((PAPER, "pixel", "pro"))),
+        ("line-b", "the papers' size", category.curves.get((PAPER, "pixel", "pro"))),
     ]
     found = [(kind, name, curve) for kind, name, curve in lines if curve is not None]
     if not found:
