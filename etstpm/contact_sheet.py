@@ -32,6 +32,7 @@ STYLE = """
 @media (prefers-color-scheme: dark) {
   :root { --quiet: #9a9a9a; --error: #ff8a80; --warning: #ffb74d }
 }
+html { background: Canvas; color: CanvasText }
 body { font: 16px/1.5 system-ui, sans-serif; margin: 0 auto; max-width: 78rem; padding: 1rem }
 h1 { font-size: 1.5rem; margin: 0 } h2 { font-size: 1.15rem; margin: 2rem 0 .5rem }
 p { margin: .25rem 0 } .quiet { color: var(--quiet); overflow-wrap: anywhere }
@@ -155,7 +156,7 @@ def _page(
         f"<main><h1>{escape(category)}</h1><p>{escape(declaration.title)} in "
         f"{escape(str(dataset.root))}</p>{terms}"
         f"<p class=quiet>fingerprint {dataset.digest}</p>"
-        f"<h2>Counts</h2><div class=scroll><table><thead><tr><th scope=col>images of</th>{heads}"
+        f"<h2>Counts</h2>{_scroll('Counts')}<table><thead><tr><th scope=col>images of</th>{heads}"
         f"</tr></thead><tbody>{cells}</tbody></table></div>"
         f"<h2>Findings</h2>{_findings(findings)}{sheets}</main></html>\n"
     )
@@ -179,12 +180,18 @@ def _findings(findings: Sequence[dict[str, Any]]) -> str:
         for row in findings
     )
     heads = "".join(
-        f"<th scope=col>{name}</th>" for name in ("", "where", "expected", "found", "what to do")
+        f"<th scope=col>{name}</th>"
+        for name in ("kind", "where", "expected", "found", "what to do")
     )
     return (
-        f"<div class=scroll><table class=findings><thead><tr>{heads}</tr></thead>"
+        f"{_scroll('Findings')}<table class=findings><thead><tr>{heads}</tr></thead>"
         f"<tbody>{rows}</tbody></table></div>"
     )
+
+
+def _scroll(name: str) -> str:
+    """What wide tables lie in: to be scrolled by keyboard too."""
+    return f"<div class=scroll tabindex=0 role=region aria-label={name}>"
 
 
 def _figure(row: dict[str, Any], picture: Image.Image) -> str:

@@ -10,6 +10,7 @@ from PIL import Image
 
 from etstpm.contact_sheet import draw_category
 from etstpm.dataset import scan_dataset
+from tests.chromium import DESKTOP, PHONE, Visit, assert_accessible, chromium
 
 
 def draw(root: Path, cache: Path, category: str, path: Path) -> None:
@@ -38,6 +39,18 @@ def test_a_hostile_name_is_no_html(dataset: Path, cache: Path) -> None:
     text = page.read_text("utf-8")
     assert "<img src=x" not in text
     assert "&lt;img src=x onerror=alert(1)&gt;" in text
+
+
+def test_axe_finds_nothing_and_nothing_is_cut_off(dataset: Path, cache: Path) -> None:
+    (dataset / "flange/train/good/Thumbs.db").write_bytes(b"x")
+    page = dataset.parent / "flange.html"
+    draw(dataset, cache, "flange", page)
+    with chromium() as browser:
+        for size, scheme in ((DESKTOP, "light"), (DESKTOP, "dark"), (PHONE, "light")):
+            visit = Visit(browser, page, size, scheme)
+            assert_accessible(visit.page)
+            assert visit.page.evaluate("document.documentElement.scrollWidth") <= size[0]
+            visit.close()
 
 
 def test_the_picture_shows_the_images(dataset: Path, cache: Path) -> None:

@@ -1,36 +1,26 @@
 """The report in a real Chromium: sorted, filtered, its gallery clicked, read by axe."""
 
 import re
-import shutil
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from axe_playwright_python.sync_playwright import Axe
-from playwright.sync_api import Browser, Dialog, Page, expect, sync_playwright
+from playwright.sync_api import Browser, expect
 
 from etstpm.report import write_report
 from etstpm.storage import Store
+from tests.chromium import DESKTOP, PHONE, Visit, assert_accessible, chromium
 from tests.etstpm.report.conftest import HOSTILE, SCRIPT, run_id
 
-NAMES = ("chromium", "chromium-browser", "google-chrome")
-DESKTOP, PHONE = (1280, 900), (390, 844)
 ROC = re.compile("^ROC")
 ROWS = "#table tbody tr:visible th"
-RULES = {"runOnly": ["wcag2a", "wcag2aa", "wcag21a", "wcag21aa", "wcag22aa", "best-practice"]}
 
 
 @pytest.fixture(scope="module")
 def browser() -> Iterator[Browser]:
-    """Debian's Chromium, headless."""
-    program = next((found for name in NAMES if (found := shutil.which(name))), None)
-    if program is None:
-        pytest.skip("needs Chromium: apt-get install chromium")
-    with sync_playwright() as playwright:
-        # Chromium's sandbox does not start as root, which CI and containers are.
-        browser = playwright.chromium.launch(executable_path=program, args=["--no-sandbox"])
+    """One for all tests."""
+    with chromium() as browser:
         yield browser
-        browser.close()
 
 
 @pytest.fixture(scope="module")
@@ -39,38 +29,6 @@ def file(store: Store, tmp_path_factory: pytest.TempPathFactory) -> Path:
     path = tmp_path_factory.mktemp("browser") / "index.html"
     write_report(store, run_id(2), path)
     return path
-
-
-class Visit:
-    """An opened report, and what it said on the console or asked of the network."""
-
-    def __init__(
-        self, browser: Browser, file: Path, size: tuple[int, int] = DESKTOP, scheme: str = "light"
-    ) -> None:
-        self.context = browser.new_context(
-            viewport={"width": size[0], "height": size[1]},
-            color_scheme="dark" if scheme == "dark" else "light",
-            reduced_motion="reduce",
-        )
-        self.page: Page = self.context.new_page()
-        self.faults: list[str] = []
-        self.requests: list[str] = []
-        self.page.on("console", lambda message: self.faults.append(message.text))
-        self.page.on("pageerror", lambda error: self.faults.append(str(error)))
-        self.page.on("dialog", self._refuse)
-        self.page.on("request", lambda request: self.requests.append(request.url))
-        self.page.goto(file.as_uri())
-
-    def _refuse(self, dialog: Dialog) -> None:
-        self.faults.append("dialog")
-        dialog.dismiss()
-
-    def close(self) -> None:
-        """End the visit; proves that nothing went wrong in it and nothing was loaded."""
-        outside = [u for u in self.requests if not u.startswith(("file:", "data:"))]
-        self.context.close()
-        assert self.faults == []
-        assert outside == []
 
 
 @pytest.fixture
@@ -179,11 +137,9 @@ def test_axe_finds_nothing_and_nothing_is_cut_off(
     for gallery in visit.page.locator(".gallery").all():
         gallery.scroll_into_view_if_needed()
         expect(gallery.locator(".card").first).to_be_visible()
-    found = Axe().run(visit.page, options=RULES)
-    assert found.violations_count == 0, found.generate_report()
+    assert_accessible(visit.page)
     visit.page.locator(".card").first.click()
-    found = Axe().run(visit.page, context="#viewer", options=RULES)
-    assert found.violations_count == 0, found.generate_report()
+    assert_accessible(visit.page, "#viewer")
     width = visit.page.evaluate("document.documentElement.scrollWidth")
     assert width <= size[0]
     visit.close()
