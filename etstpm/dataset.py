@@ -1,6 +1,5 @@
 """Scan a dataset's tree into a manifest, one row an image, and explain every finding."""
 
-import re
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -9,16 +8,17 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from etstpm.catalog import MARKER, Declaration, load_declaration, marked_declaration, recognise
+from etstpm.catalog import MARKER, Declaration, marked_declaration
 from etstpm.config import digest_of
 from etstpm.decoded import ImageFile
 from etstpm.errors import DatasetError, reason_of
 from etstpm.findings import Entry, Finding, Scan
 from etstpm.judgement import Comparison, judge_counts
-from etstpm.layouts import TREE, Layout, open_layout
+from etstpm.layouts import Layout
 from etstpm.layouts.listing import GOOD
 from etstpm.masks import judge_mask
 from etstpm.reading import read_files
+from etstpm.roots import choose_categories, open_root
 from etstpm.tables import ALL, FINDINGS, MANIFEST
 
 MINIMUM_TRAIN = 2
@@ -134,44 +134,6 @@ def image_files(root: Path, manifest: pa.Table, category: str, split: str) -> li
         ImageFile(root / row["image_path"], row["image_sha256"])
         for row in rows_of(manifest, category, split)
     ]
-
-
-def open_root(root: Path, name: str | None = None) -> tuple[Declaration, Layout]:
-    """Which dataset lies there, and how to read it. Raises `DatasetError` for no such root."""
-    if not root.is_dir():
-        uri = re.match(r"([A-Za-z][A-Za-z0-9+.-]+):/+(.*)", str(root))  # a path has lost a slash
-        if uri is not None:
-            raise DatasetError(
-                f"dataset {uri[1]}://{uri[2]}: images are read from a folder of this machine; "
-                "copy them there ('etstpm data fetch NAME --from URI --to FOLDER' takes an archive)"
-            )
-        raise DatasetError(
-            f"dataset {root}: no such folder; give a root in MVTec AD layout ({TREE}), "
-            "as in make run DATASET=/data/mvtec_ad"
-        )
-    declaration = recognise(root) if name is None else load_declaration(name)
-    return declaration, open_layout(root, declaration)
-
-
-def choose_categories(
-    root: Path, categories: Sequence[str] | None, name: str | None = None
-) -> list[str]:
-    """The categories to run, sorted: those asked for, else all that the root holds.
-
-    Reads folder names alone. Raises `DatasetError` for a root or a category that is not there.
-    """
-    _, layout = open_root(root, name)
-    found = layout.categories()
-    if not found:
-        is_category = (root / "train").is_dir()
-        remedy = "give the folder above it" if is_category else "check the path"
-        raise DatasetError(f"dataset {root}: no category in it, expected {TREE}; {remedy}")
-    unknown = [category for category in categories or () if category not in found]
-    if unknown:
-        raise DatasetError(
-            f"dataset {root}: no category {unknown[0]!r}; it holds {', '.join(found)}"
-        )
-    return sorted(set(categories)) if categories else found
 
 
 def _report_root(scan: Scan, categories: Sequence[str]) -> None:

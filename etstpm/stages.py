@@ -29,13 +29,14 @@ from etstpm.cards import VERSIONS, commit_network, load_network, make_card
 from etstpm.category_scores import write_scores
 from etstpm.compute import choose_compute
 from etstpm.config import Config, digest_of
-from etstpm.dataset import choose_categories, scan_dataset
+from etstpm.dataset import scan_dataset
 from etstpm.distillation import WarmStart, distil_student
 from etstpm.errors import DamagedArtifactError
 from etstpm.finetuning import finetune_teacher
 from etstpm.finetuning.processes import finetune_on
 from etstpm.inputs import dataset_root, open_inputs, proven_weights
 from etstpm.networks import FeaturePyramid, TeacherWeights
+from etstpm.roots import choose_categories
 from etstpm.settings import settings
 from etstpm.storage import Store, make_once
 from etstpm.tables import (

@@ -4,6 +4,7 @@ Exit codes: 0 all categories published, 1 some failed, 2 a fault that the user c
 """
 
 import sys
+from pathlib import Path
 from typing import Annotated, Any
 
 import typer
@@ -13,6 +14,7 @@ from rich.table import Table
 from etstpm.commands.entry import run_command
 from etstpm.config import Config
 from etstpm.errors import EtstpmError
+from etstpm.roots import choose_categories
 from flows.embedded import begin, connected
 
 SAMPLE_NOTICE = """\
@@ -57,6 +59,9 @@ def _sets(overrides: list[str], key: str) -> bool:
 
 
 def _execute(config: Config) -> int:
+    if config.dataset.root is not None:  # the commonest fault, said before anything is started
+        root = Path(config.dataset.root).expanduser()
+        choose_categories(root, config.dataset.categories, config.dataset.name)
     server = begin()  # boots while torch is imported and the images are decoded
     from etstpm import stages
     from etstpm.storage import Store
