@@ -4,7 +4,6 @@ from dataclasses import dataclass
 
 import numpy as np
 import numpy.typing as npt
-from scipy import stats
 
 FEWEST = 8
 """Scores on either side below which nothing is said."""
@@ -70,6 +69,8 @@ def measure_drift(held_out: npt.NDArray[np.float64], new: npt.NDArray[np.float64
     spread = TO_SIGMA * np.median(np.abs(held_out - median)) if held_out.size else 0.0
     if min(held_out.size, new.size) < FEWEST or spread == 0:
         return Drift(held_out.size, new.size)
+    from scipy import stats  # a second of import, of every process that only might need it
+
     test = stats.ks_2samp(held_out, new)
     return Drift(
         held_out.size,
