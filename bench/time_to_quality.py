@@ -31,7 +31,7 @@ from etstpm.networks import load_weights
 from etstpm.scoring import calibrate, score_images
 
 CURVES = Path(__file__).parent / "peer_curves"
-EPOCHS = 2, 3, 4, 6, 8, 12, 16
+EPOCHS = 1, 2, 3, 4, 6, 8, 12, 16
 
 
 def main() -> None:
