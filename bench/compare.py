@@ -78,7 +78,7 @@ def groups(arguments: argparse.Namespace, maps: Path) -> Mapping[str, Mapping[st
             }
             for category in ("bottle", "screw")
         },
-        "run": {"run": [*own, "bench.bottle_run", *images]},
+        "run": {"run": [*own, "bench.bottle_run", *images, "--set", "dataset.image_size=256"]},
     }
 
 

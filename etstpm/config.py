@@ -94,7 +94,7 @@ class DatasetConfig(Section):
         "'quarantine': they are left out by name. 'warn': only those that cannot be used are.",
     )
     image_size: Annotated[int, Field(ge=32, le=2048, multiple_of=16)] = Field(
-        256, description="Side in pixels that images are resized to (Wang et al. 2021: 256)."
+        320, description="Side in pixels that images are resized to (Wang et al. 2021: 256)."
     )
 
     @field_validator("categories", mode="before")
@@ -246,7 +246,7 @@ class ScoringConfig(Section):
     smoothing_sigma: Annotated[float, Field(ge=0.0, le=32.0)] = Field(
         0.0, description="Gaussian smoothing of the anomaly map, in pixels. 0: none."
     )
-    batch_size: PositiveInt = Field(16, description="Images a forward pass.")
+    batch_size: PositiveInt = Field(8, description="Images a forward pass.")
     false_alarm_rate: Fraction = Field(
         0.05,
         description="Share of good images that may be called defective: the threshold is this "

@@ -129,8 +129,8 @@ def count_held_out(count: int, fraction: float) -> int:
 class TeacherFeatures:
     """The teacher's normalised features of a category, computed once: they never change.
 
-    Kept as float16 (1.8 MB an image at 256x256 would be 3.5 in float32; unit vectors lose 5e-4 of
-    a component), or computed batch by batch where they would exceed `settings().feature_cache_gib`.
+    Kept as float16 (0.9 MB an image at 256x256; unit vectors lose 5e-4 of a component), or computed
+    batch by batch where they would exceed `settings().feature_cache_gib`.
     """
 
     def __init__(self, teacher: FeaturePyramid, pixels: Pixels, compute: Compute) -> None:
