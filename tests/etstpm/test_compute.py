@@ -76,7 +76,7 @@ def test_auto_precision_is_float32_where_onednn_may_not_use_it(
 def test_freed_memory_is_kept_by_the_process() -> None:
     """In processes of their own: the allocator's settings hold for a whole process.
 
-    One block of 64 MB a step: smaller ones glibc keeps by itself, where they happen to end its heap.
+    A block of 64 MB a step: smaller ones glibc keeps by itself, where they end its heap.
     Without huge pages, of which a kernel that has some left maps one in place of 512.
     """
     code = """if True:
@@ -87,7 +87,7 @@ def test_freed_memory_is_kept_by_the_process() -> None:
         if sys.argv[1] == "kept":
             keep_freed_memory()
         before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
-        for _ in range(16):  # steps, each of which needs 64 MB
+        for _ in range(48):  # steps, each of which needs 64 MB
             tensor = torch.ones(1 << 24)
             del tensor
         print(resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before)
@@ -96,7 +96,7 @@ def test_freed_memory_is_kept_by_the_process() -> None:
         which: int(subprocess.check_output([sys.executable, "-c", code, which]))
         for which in ("given back", "kept")
     }
-    assert faults["given back"] - faults["kept"] > 8 * (1 << 26) // 4096, faults
+    assert faults["kept"] < faults["given back"] / 2, faults
 
 
 def test_without_glibc_nothing_is_tuned(monkeypatch: pytest.MonkeyPatch) -> None:
