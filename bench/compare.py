@@ -3,7 +3,7 @@
     make bench DATASET=MVTEC_ROOT WEIGHTS=WEIGHTS.pth
 
 Each with its own defaults: batches of 32 there, of 4 here. Every result is kept in
-bench/results/compare.parquet as it comes. A group is measured anew as a whole, so that a ratio's
+bench/figures/compare.parquet as it comes. A group is measured anew as a whole, so that a ratio's
 two sides are of one hour: `--only student` leaves the others as they are, `--only nothing` prints.
 Prints medians, ratios, limits, and whether what was asked is reached.
 """
@@ -24,9 +24,10 @@ from rich.console import Console
 from rich.table import Table
 
 from bench.cases import CASES, Case, Figure, Runs
+from etstpm.tables import PAPER_SIDE
 
 HERE = Path(__file__).parent
-RESULTS = HERE / "results" / "compare.parquet"
+RESULTS = HERE / "figures" / "compare.parquet"
 STEPS_AN_EPOCH = 7  # of 32 images, over bottle's 209
 
 GROUPS = "student", "metrics", "memory", "fixed", "quality-bottle", "quality-screw", "run"
@@ -57,6 +58,7 @@ def groups(arguments: argparse.Namespace, maps: Path) -> Mapping[str, Mapping[st
     """Each group's systems, and the command that measures each."""
     own, peer = [sys.executable, "-m"], [str(arguments.peer_python)]
     images = ["--dataset", str(arguments.dataset), "--weights", str(arguments.weights)]
+    size = ["--set", f"dataset.image_size={PAPER_SIDE}"]
     steps = ["--steps", str(STEPS_AN_EPOCH * 2), "--num-workers", str(arguments.num_workers)]
     peer_script = str(HERE / "peer_anomalib.py")
     return {
@@ -78,7 +80,7 @@ def groups(arguments: argparse.Namespace, maps: Path) -> Mapping[str, Mapping[st
             }
             for category in ("bottle", "screw")
         },
-        "run": {"run": [*own, "bench.bottle_run", *images, "--set", "dataset.image_size=256"]},
+        "run": {"run": [*own, "bench.bottle_run", *images, *size]},
     }
 
 

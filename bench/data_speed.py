@@ -27,6 +27,7 @@ from PIL import Image
 from etstpm.dataset import image_files, scan_dataset
 from etstpm.decoded import load_pixels
 from etstpm.settings import settings
+from etstpm.tables import PAPER_SIDE
 
 
 def main() -> None:
@@ -47,7 +48,7 @@ def main() -> None:
         for name in ("validate", "again"):
             started, cpu = time.perf_counter(), time.process_time()
             with AnonymousMemory() as memory:
-                dataset = scan_dataset(root, None, 256, cache).require("fail")
+                dataset = scan_dataset(root, None, PAPER_SIDE, cache).require("fail")
             result[f"{name}_seconds"] = time.perf_counter() - started
             result[f"{name}_cpu_seconds"] = time.process_time() - cpu
             result[f"{name}_grown_megabytes"] = memory.peak - memory.before
@@ -55,10 +56,11 @@ def main() -> None:
         for number, path in enumerate(new):
             draw_one((path, 10**6 + number, arguments.side, photographs))
         started = time.perf_counter()
-        dataset = scan_dataset(root, None, 256, cache).require("fail")
+        dataset = scan_dataset(root, None, PAPER_SIDE, cache).require("fail")
         result["ten_new_seconds"] = time.perf_counter() - started
+        training = image_files(root, dataset.manifest, "part", "train")
         started = time.perf_counter()
-        load_pixels("part/train", image_files(root, dataset.manifest, "part", "train"), 256, cache)
+        load_pixels("part/train", training, PAPER_SIDE, cache)
         result["cache_build_seconds"] = time.perf_counter() - started
         for path in new:
             path.unlink()

@@ -42,6 +42,7 @@ from etstpm.inference.source import ImageSource
 from etstpm.networks import FeaturePyramid, freeze, load_weights, random_pyramid
 from etstpm.scoring import calibrate, score_images
 from etstpm.storage import Artifact, file_sha256
+from etstpm.tables import PAPER_SIDE
 
 ROUNDS = 3
 BATCH = 16
@@ -56,13 +57,14 @@ def main() -> None:
     if arguments.memory:
         print_memory(arguments.memory)
         return
+    config = Config.model_validate({"dataset": {"image_size": PAPER_SIDE}})
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
-        dataset = scan_dataset(arguments.dataset, [arguments.category], 256, folder)
+        dataset = scan_dataset(arguments.dataset, [arguments.category], PAPER_SIDE, folder)
         files = image_files(arguments.dataset, dataset.manifest, arguments.category, "test")
-        pixels = load_pixels("test", files, 256, folder)
+        pixels = load_pixels("test", files, PAPER_SIDE, folder)
         teacher = load_weights(str(arguments.weights), None, cache=folder).build()
-        detector = make_detector(arguments.category, teacher, pixels[:BATCH], Config())
+        detector = make_detector(arguments.category, teacher, pixels[:BATCH], config)
         print_from_memory(detector, np.array(pixels[:BATCH]), folder)
         print_from_files(detector, files, arguments.dataset / arguments.category / "test")
 

@@ -35,6 +35,7 @@ from etstpm.images import Pixels, normalise
 from etstpm.networks import FeaturePyramid, load_weights, random_pyramid
 from etstpm.scoring import calibrate, score_images
 from etstpm.settings import settings
+from etstpm.tables import PAPER_SIDE
 
 LIMIT_STEPS = 6
 DECODE_ROUNDS = 3
@@ -47,13 +48,13 @@ def main() -> None:
     compute = choose_compute(Config())
     with tempfile.TemporaryDirectory() as folder:
         cache = Path(folder)
-        dataset = scan_dataset(arguments.dataset, [arguments.category], 256, cache)
+        dataset = scan_dataset(arguments.dataset, [arguments.category], PAPER_SIDE, cache)
         teacher = load_weights(str(arguments.weights), None, cache=cache).build()
         files = {
             split: image_files(arguments.dataset, dataset.manifest, arguments.category, split)
             for split in ("train", "test")
         }
-        pixels = load_pixels("train", files["train"], 256, cache / "train")
+        pixels = load_pixels("train", files["train"], PAPER_SIDE, cache / "train")
         config = StudentConfig(batch_size=arguments.batch_size, epochs=arguments.epochs)
         bare_step(teacher, pixels[: arguments.batch_size], compute)()
         limit_rss_mb = peak_rss_mb()
@@ -123,7 +124,7 @@ def measure_decoding(files: Sequence[ImageFile]) -> dict[str, float]:
 
     def fill_cache() -> None:
         with tempfile.TemporaryDirectory() as folder:
-            load_pixels("test", files, 256, Path(folder))
+            load_pixels("test", files, PAPER_SIDE, Path(folder))
 
     decode_all()
     rounds = range(DECODE_ROUNDS)
@@ -151,12 +152,12 @@ def measure_scoring(
         name="test",
         calibration=calibration,
     )
-    decoded = load_pixels("test", files, 256, Path(tempfile.mkdtemp()))
+    decoded = load_pixels("test", files, PAPER_SIDE, Path(tempfile.mkdtemp()))
     batch = normalise(decoded[: config.batch_size], compute.device)
 
     def from_files() -> None:
         with tempfile.TemporaryDirectory() as folder:
-            score(pixels=load_pixels("test", files, 256, Path(folder)))
+            score(pixels=load_pixels("test", files, PAPER_SIDE, Path(folder)))
 
     def forward() -> None:
         with torch.inference_mode(), compute.autocast():

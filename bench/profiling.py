@@ -27,6 +27,7 @@ from etstpm.images import Pixels, normalise
 from etstpm.networks import FeaturePyramid, load_weights, random_pyramid
 from etstpm.optimisers import make_optimiser
 from etstpm.scoring import calibrate, score_batch
+from etstpm.tables import PAPER_SIDE
 
 STEPS = 8
 KINDS = {
@@ -58,9 +59,9 @@ def main() -> None:
     compute = choose_compute(Config())
     with tempfile.TemporaryDirectory() as folder:
         cache = Path(folder)
-        manifest = scan_dataset(arguments.dataset, [arguments.category], 256, cache).manifest
+        manifest = scan_dataset(arguments.dataset, [arguments.category], PAPER_SIDE, cache).manifest
         files = image_files(arguments.dataset, manifest, arguments.category, "train")
-        pixels = load_pixels("train", files[:32], 256, cache)
+        pixels = load_pixels("train", files[:32], PAPER_SIDE, cache)
         teacher = load_weights(str(arguments.weights), None, cache=cache).build()
     config = Config()
     bars = {

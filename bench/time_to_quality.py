@@ -29,6 +29,7 @@ from etstpm.inputs import own_mask
 from etstpm.metrics import auroc
 from etstpm.networks import load_weights
 from etstpm.scoring import calibrate, score_images
+from etstpm.tables import PAPER_SIDE
 
 CURVES = Path(__file__).parent / "peer_curves"
 EPOCHS = 1, 2, 3, 4, 6, 8, 12, 16
@@ -54,14 +55,12 @@ def reach(
     compute = choose_compute(config)
     with tempfile.TemporaryDirectory() as folder:
         cache = Path(folder)
-        manifest = scan_dataset(root, [category], 256, cache).manifest
+        manifest = scan_dataset(root, [category], PAPER_SIDE, cache).manifest
         teacher = load_weights(str(weights), None, cache=cache).build()
-        pixels = {
-            split: load_pixels(split, image_files(root, manifest, category, split), 256, cache)
-            for split in ("train", "test")
-        }
+        files = {split: image_files(root, manifest, category, split) for split in ("train", "test")}
+        pixels = {split: load_pixels(split, files[split], PAPER_SIDE, cache) for split in files}
         rows = rows_of(manifest, category, "test")
-        masks = np.stack([resize_mask(own_mask(root, row), 256) for row in rows])
+        masks = np.stack([resize_mask(own_mask(root, row), PAPER_SIDE) for row in rows])
     labels = np.array([row["label"] == 1 for row in rows])
     training, held_out = split_train_validation(
         len(pixels["train"]), config.student.validation_fraction, config.seed

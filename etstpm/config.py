@@ -104,6 +104,11 @@ class DatasetConfig(Section):
             value = tuple(name.strip() for name in value.split(",") if name.strip())
         return value or None
 
+    @property
+    def folder(self) -> Path | None:
+        """The root on this machine; None stands for the drawn sample."""
+        return None if self.root is None else Path(self.root).expanduser()
+
 
 class TeacherConfig(Section):
     """Where the teacher's weights come from and how it is fine-tuned."""

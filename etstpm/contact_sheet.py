@@ -140,6 +140,10 @@ def _page(
         for group in groups
     )
     heads = "".join(f"<th class=number scope=col>{name}</th>" for name in MEASURES)
+    counts = (
+        f"<table><thead><tr><th scope=col>images of</th>{heads}</tr></thead>"
+        f"<tbody>{cells}</tbody></table>"
+    )
     terms = "".join(f"<p class=quiet>{escape(line)}</p>" for line in declaration.terms_of_use())
     sheets = "".join(
         f"<h2>{escape(group.name)}</h2><p class=quiet>{len(group.shown)} of {len(group.rows)}"
@@ -156,8 +160,7 @@ def _page(
         f"<main><h1>{escape(category)}</h1><p>{escape(declaration.title)} in "
         f"{escape(str(dataset.root))}</p>{terms}"
         f"<p class=quiet>fingerprint {dataset.digest}</p>"
-        f"<h2>Counts</h2>{_scroll('Counts')}<table><thead><tr><th scope=col>images of</th>{heads}"
-        f"</tr></thead><tbody>{cells}</tbody></table></div>"
+        f"<h2>Counts</h2>{_scrolled('Counts', counts)}"
         f"<h2>Findings</h2>{_findings(findings)}{sheets}</main></html>\n"
     )
 
@@ -183,15 +186,15 @@ def _findings(findings: Sequence[dict[str, Any]]) -> str:
         f"<th scope=col>{name}</th>"
         for name in ("kind", "where", "expected", "found", "what to do")
     )
-    return (
-        f"{_scroll('Findings')}<table class=findings><thead><tr>{heads}</tr></thead>"
-        f"<tbody>{rows}</tbody></table></div>"
+    return _scrolled(
+        "Findings",
+        f"<table class=findings><thead><tr>{heads}</tr></thead><tbody>{rows}</tbody></table>",
     )
 
 
-def _scroll(name: str) -> str:
-    """What wide tables lie in: to be scrolled by keyboard too."""
-    return f"<div class=scroll tabindex=0 role=region aria-label={name}>"
+def _scrolled(name: str, table: str) -> str:
+    """A table that may be wider than the page: to be scrolled by keyboard too."""
+    return f"<div class=scroll tabindex=0 role=region aria-label={name}>{table}</div>"
 
 
 def _figure(row: dict[str, Any], picture: Image.Image) -> str:

@@ -49,8 +49,8 @@ def is_sample(config: Config) -> bool:
 
 def dataset_root(config: Config) -> Path:
     """The dataset's folder; the sample is drawn into the cache if it is not there."""
-    if config.dataset.root is not None:
-        return Path(config.dataset.root).expanduser()
+    if config.dataset.folder is not None:
+        return config.dataset.folder
     root = settings().cache / f"sample-{SAMPLE_VERSION}"
     draw_sample(root)
     return root

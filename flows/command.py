@@ -4,7 +4,6 @@ Exit codes: 0 all categories published, 1 some failed, 2 a fault that the user c
 """
 
 import sys
-from pathlib import Path
 from typing import Annotated, Any
 
 import typer
@@ -59,9 +58,9 @@ def _sets(overrides: list[str], key: str) -> bool:
 
 
 def _execute(config: Config) -> int:
-    if config.dataset.root is not None:  # the commonest fault, said before anything is started
-        root = Path(config.dataset.root).expanduser()
-        choose_categories(root, config.dataset.categories, config.dataset.name)
+    dataset = config.dataset
+    if dataset.folder is not None:  # the commonest fault, said before anything is started
+        choose_categories(dataset.folder, dataset.categories, dataset.name)
     server = begin()  # boots while torch is imported and the images are decoded
     from etstpm import stages
     from etstpm.storage import Store
