@@ -11,6 +11,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_valida
 
 from etstpm.config_files import explain
 from etstpm.errors import ConfigError
+from etstpm.paths import local_path
 
 MARKER = ".etstpm-dataset.json"
 """What `etstpm data fetch` leaves in a root: which dataset it is, from where, under which terms."""
@@ -111,7 +112,7 @@ def load_declaration(source: str) -> Declaration:
         text = (resources.files("etstpm") / "datasets" / f"{source}.toml").read_text("utf-8")
     elif source.endswith(".toml"):
         try:
-            text = Path(source).expanduser().read_text("utf-8")
+            text = local_path(source).read_text("utf-8")
         except (OSError, UnicodeDecodeError) as error:
             reason = getattr(error, "strerror", None) or "not UTF-8 text"
             raise ConfigError(

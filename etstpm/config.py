@@ -22,6 +22,7 @@ from pydantic import (
 
 from etstpm.config_files import apply_override, explain, read_toml, set_value
 from etstpm.errors import ConfigError, has_credentials
+from etstpm.paths import local_path
 
 
 def _distinct(layers: tuple[int, ...]) -> tuple[int, ...]:
@@ -107,7 +108,7 @@ class DatasetConfig(Section):
     @property
     def folder(self) -> Path | None:
         """The root on this machine; None stands for the drawn sample."""
-        return None if self.root is None else Path(self.root).expanduser()
+        return None if self.root is None else local_path(self.root)
 
 
 class TeacherConfig(Section):

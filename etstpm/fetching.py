@@ -19,6 +19,7 @@ from etstpm.download import Expected, Partial, download, shown
 from etstpm.errors import DatasetError
 from etstpm.layouts import open_layout
 from etstpm.locks import locked
+from etstpm.paths import local_path
 from etstpm.progress import Bar
 from etstpm.unpacking import unpack
 
@@ -64,7 +65,7 @@ def fetch(
     there. Raises `DatasetError`; what has arrived is kept for the same command again.
     """
     archive = _archive_of(declaration, source, sha256)
-    target = target.expanduser()
+    target = local_path(target)
     work = target.with_name(f".{target.name}.fetch")
     lock = work.with_name(f"{work.name}.lock")
     try:
@@ -153,7 +154,7 @@ def _fetch(
 def _obtain(archive: Archive | None, source: str | None, work: Path) -> Path:
     """The archive's file, proven where its hash is known."""
     if source is not None and "://" not in source:
-        path = Path(source).expanduser()
+        path = local_path(source)
         if not path.is_file():
             what = "a folder: use it as it is" if path.is_dir() else "not there"
             raise DatasetError(f"archive {path} is {what}; give a tar or zip, or leave --from out")

@@ -8,11 +8,16 @@ from pydantic import Field, ValidationError
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
 from etstpm.errors import ConfigError
+from etstpm.paths import local_path
 
 
 def _default_cache() -> Path:
-    base = os.environ.get("XDG_CACHE_HOME")
-    return (Path(base) if base else Path.home() / ".cache") / "etstpm"
+    base = local_path(os.environ.get("XDG_CACHE_HOME") or "~/.cache")
+    if base.parts[:1] == ("~",):  # a container's user without an entry in /etc/passwd
+        raise ConfigError(
+            "this user has no home folder for the cache; set ETSTPM_CACHE to a folder"
+        )
+    return base / "etstpm"
 
 
 class Settings(BaseSettings):

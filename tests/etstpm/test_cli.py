@@ -132,6 +132,7 @@ def test_what_is_no_choice_is_one_line(
         (["results", "worst", "--limit", "0"], "greater than or equal to 1; see"),
         (["config", "no-such-preset"], "config 'no-such-preset' cannot be read"),
         (["data", "validate", "/no/such/root"], "dataset /no/such/root: no such folder"),
+        (["data", "validate", "~nobody-here/x"], "dataset ~nobody-here/x: no such folder"),
         (["data", "validate", "s3://bucket/x"], "dataset s3://bucket/x: images are read from a"),
     ],
 )

@@ -1,5 +1,6 @@
 import hashlib
 import json
+import os
 import re
 import subprocess
 import sys
@@ -245,6 +246,15 @@ def test_an_empty_variable_is_no_variable(tmp_path: Path, monkeypatch: pytest.Mo
     monkeypatch.setenv("XDG_CACHE_HOME", "")
     settings.cache_clear()
     assert settings().cache == Path.home() / ".cache" / "etstpm"
+
+
+def test_a_user_without_a_home_is_told_so(monkeypatch: pytest.MonkeyPatch) -> None:
+    """As in a container that runs under a number that /etc/passwd does not know."""
+    for variable in ("ETSTPM_CACHE", "XDG_CACHE_HOME", "HOME"):
+        monkeypatch.delenv(variable, raising=False)
+    monkeypatch.setattr(os, "getuid", lambda: 54321)
+    with pytest.raises(ConfigError, match="no home folder for the cache; set ETSTPM_CACHE"):
+        settings()
 
 
 @pytest.mark.parametrize(

@@ -228,6 +228,7 @@ def test_failed_category_stops_no_other(
     ("option", "value", "message"),
     [
         ("--dataset", "/no/such/root", "dataset /no/such/root: no such folder"),
+        ("--dataset", "~nobody-here/x", "dataset ~nobody-here/x: no such folder"),
         ("--set", "student.epoch=3", "no such key 'student.epoch'"),  # ends before any import
     ],
 )
