@@ -45,7 +45,7 @@ template = $(if $(filter-out process,$(POOL)),--base-job-template deployments/po
 # On real images where ETSTPM_REAL_DATA names them, else on drawn ones; ETSTPM_E2E=short in `make test`
 # draws them always.
 e2e: .venv/ready
-	ETSTPM_E2E=full $(BIN)/python -m pytest -s -k test_night_that_breaks tests/deployments/test_breakage.py
+	ETSTPM_E2E=full $(BIN)/python -m pytest -s -n 0 -k test_night_that_breaks tests/deployments/test_breakage.py
 
 test: .venv/ready
 	$(BIN)/python -m pytest

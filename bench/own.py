@@ -55,8 +55,9 @@ def main() -> None:
             for split in ("train", "test")
         }
         pixels = load_pixels("train", files["train"], PAPER_SIDE, cache / "train")
-        config = StudentConfig(batch_size=arguments.batch_size, epochs=arguments.epochs)
-        bare_step(teacher, pixels[: arguments.batch_size], compute)()
+        given = Config.load(arguments.preset).student
+        config = given.model_copy(update={"epochs": arguments.epochs})
+        bare_step(teacher, pixels, config, compute)()
         limit_rss_mb = peak_rss_mb()
         training = measure_training(teacher, pixels, config, compute)
         decoding = measure_decoding(files["test"])
@@ -83,7 +84,7 @@ def measure_training(
     distilled = distil_student(teacher, pixels, config, seed=0, compute=compute, name="bench")
     images = len(pixels) - round(len(pixels) * config.validation_fraction)
     epochs = [record.seconds for record in distilled.history[1:]]
-    step = bare_step(teacher, pixels[: config.batch_size], compute)
+    step = bare_step(teacher, pixels, config, compute)
     step()
     return {
         "images_per_second": images / statistics.median(epochs),
@@ -94,18 +95,20 @@ def measure_training(
     }
 
 
-def bare_step(teacher: FeaturePyramid, pixels: Pixels, compute: Compute) -> Callable[[], None]:
+def bare_step(
+    teacher: FeaturePyramid, pixels: Pixels, config: StudentConfig, compute: Compute
+) -> Callable[[], None]:
     """Forward, loss and backward of a student over one batch that stays in memory."""
-    rows = np.arange(len(pixels))
-    batch = normalise(pixels, compute.device)
-    target = TeacherFeatures(teacher, pixels, compute).batch(rows)
+    rows = np.arange(config.batch_size)
+    batch = normalise(pixels[rows], compute.device)
+    target = TeacherFeatures(teacher, pixels[rows], compute).batch(rows)
     student = random_pyramid(0).to(memory_format=torch.channels_last)
-    hard_share = StudentConfig().hard_share
 
     def step() -> None:
         with compute.autocast():
             output = student(batch)
-        matching_loss(target, output, hard_share=hard_share).backward()  # type: ignore[no-untyped-call]
+        loss = matching_loss(target, output, config.loss, config.hard_share)
+        loss.backward()  # type: ignore[no-untyped-call]
         student.zero_grad()
 
     return step
@@ -193,12 +196,7 @@ def parse_arguments() -> argparse.Namespace:
     parser.add_argument("--dataset", type=Path, required=True, help="MVTec AD root")
     parser.add_argument("--weights", type=Path, required=True, help="ResNet-18 state dict")
     parser.add_argument("--category", default="bottle")
-    parser.add_argument(
-        "--batch-size",
-        type=int,
-        default=StudentConfig().batch_size,
-        help="images; the product's own if not given",
-    )
+    parser.add_argument("--preset", default="default", help="whose student is trained")
     parser.add_argument("--epochs", type=int, default=2, help="the first one warms up")
     parser.add_argument("--output", type=Path, required=True, help="JSON file to write")
     return parser.parse_args()

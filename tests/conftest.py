@@ -4,9 +4,11 @@ import os
 import shutil
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import hypothesis
 import pytest
+from xdist.scheduler import LoadScopeScheduling
 
 from etstpm.sample import draw_sample
 from etstpm.settings import settings
@@ -18,6 +20,23 @@ pytest_plugins = ["tests.s3_server", "tests.prefect_server", "tests.trained"]
 hypothesis.settings.register_profile("ci", derandomize=True)
 if os.environ.get("CI"):
     hypothesis.settings.load_profile("ci")
+
+# Two workers whose threads wait for each other by spinning are slower than one.
+if "PYTEST_XDIST_WORKER" in os.environ:
+    os.environ.setdefault("OMP_NUM_THREADS", "1")
+
+
+class Halves(LoadScopeScheduling):  # type: ignore[misc]
+    """One worker has all that needs Prefect's server, and starts it once; files stay whole."""
+
+    def _split_scope(self, nodeid: str) -> str:
+        path = nodeid.partition("::")[0]
+        return "fleet" if path.split("/")[1] in {"deployments", "flows", "tasks"} else path
+
+
+def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> Halves:
+    """Who of `-n 2` gets which tests. xdist's own groups are lost with pytest 9.2."""
+    return Halves(config, log)
 
 
 @pytest.fixture(autouse=True)
