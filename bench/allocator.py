@@ -21,7 +21,7 @@ import torch
 import etstpm.compute
 from etstpm.compute import choose_compute
 from etstpm.config import Config
-from etstpm.distillation import matching_loss
+from etstpm.matching import matching_loss
 from etstpm.networks import freeze, normalise_features, random_pyramid
 
 BATCHES = (4, 32)

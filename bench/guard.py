@@ -16,8 +16,9 @@ from sklearn.metrics import roc_auc_score
 from bench.metrics_memory import draw
 from etstpm.compute import choose_compute
 from etstpm.config import Config, ScoringConfig, StudentConfig
-from etstpm.distillation import TeacherFeatures, distil_student, matching_loss
+from etstpm.distillation import TeacherFeatures, distil_student
 from etstpm.images import normalise
+from etstpm.matching import matching_loss
 from etstpm.metrics import pixel_metrics
 from etstpm.networks import freeze, random_pyramid
 from etstpm.optimisers import make_optimiser

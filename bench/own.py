@@ -30,8 +30,9 @@ from etstpm.compute import Compute, choose_compute
 from etstpm.config import Config, ScoringConfig, StudentConfig
 from etstpm.dataset import image_files, scan_dataset
 from etstpm.decoded import ImageFile, load_pixels
-from etstpm.distillation import TeacherFeatures, distil_student, matching_loss
+from etstpm.distillation import TeacherFeatures, distil_student
 from etstpm.images import Pixels, normalise
+from etstpm.matching import matching_loss
 from etstpm.networks import FeaturePyramid, load_weights, random_pyramid
 from etstpm.scoring import calibrate, score_images
 from etstpm.settings import settings

@@ -22,8 +22,9 @@ from etstpm.compute import Compute, choose_compute
 from etstpm.config import Config
 from etstpm.dataset import image_files, scan_dataset
 from etstpm.decoded import load_pixels
-from etstpm.distillation import TeacherFeatures, matching_loss
+from etstpm.distillation import TeacherFeatures
 from etstpm.images import Pixels, normalise
+from etstpm.matching import matching_loss
 from etstpm.networks import FeaturePyramid, load_weights, random_pyramid
 from etstpm.optimisers import make_optimiser
 from etstpm.scoring import calibrate, score_batch

@@ -12,8 +12,8 @@ import pyarrow.parquet as pq
 from bench.experiments import Ablation, Trial
 from bench.records import Record, read_record
 from etstpm.config import Config
-from etstpm.distillation import split_train_validation
 from etstpm.errors import StorageError
+from etstpm.splits import split_train_validation
 from etstpm.storage import Artifact, Card, Store
 
 RECIPE = "stpm"

@@ -23,12 +23,13 @@ from etstpm.compute import choose_compute
 from etstpm.config import Config, StudentConfig
 from etstpm.dataset import image_files, rows_of, scan_dataset
 from etstpm.decoded import load_pixels
-from etstpm.distillation import DistilledStudent, distil_student, split_train_validation
+from etstpm.distillation import DistilledStudent, distil_student
 from etstpm.images import resize_mask
 from etstpm.inputs import own_mask
 from etstpm.metrics import auroc
 from etstpm.networks import load_weights
 from etstpm.scoring import calibrate, score_images
+from etstpm.splits import split_train_validation
 from etstpm.tables import PAPER_SIDE
 
 CURVES = Path(__file__).parent / "peer_curves"

@@ -21,9 +21,9 @@ from etstpm.compute import choose_compute
 from etstpm.config import Config
 from etstpm.dataset import image_files, rows_of, scan_dataset
 from etstpm.decoded import load_pixels
-from etstpm.distillation import Indices, batches, matching_loss, split_train_validation
 from etstpm.images import Pixels, normalise
 from etstpm.inputs import own_mask
+from etstpm.matching import matching_loss
 from etstpm.metrics import auroc, pixel_metrics
 from etstpm.networks import (
     FeaturePyramid,
@@ -34,6 +34,7 @@ from etstpm.networks import (
 )
 from etstpm.optimisers import make_optimiser
 from etstpm.scoring import ResizedMaps, calibrate, score_images
+from etstpm.splits import Indices, batches, split_train_validation
 
 KEPT = 0.995
 """Of the average's weights, at every step after the first two hundred."""

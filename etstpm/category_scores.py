@@ -13,7 +13,6 @@ import pyarrow as pa
 from etstpm.calibration import Calibration
 from etstpm.compute import Compute
 from etstpm.config import Config
-from etstpm.distillation import Indices
 from etstpm.evaluation import Evaluation, evaluate
 from etstpm.gallery import thumbnail_table
 from etstpm.images import Pixels, resize_mask
@@ -32,6 +31,7 @@ from etstpm.scoring import (
     score_cross_fitted,
     score_images,
 )
+from etstpm.splits import Indices
 from etstpm.tables import (
     CURVES,
     IMAGE_SCORES,

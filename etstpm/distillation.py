@@ -1,12 +1,11 @@
-"""The matching loss and the student's loop."""
+"""The student's loop: a ResNet-18 learns its teacher's features of good images."""
 
 import dataclasses
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
-import numpy.typing as npt
 import torch
 import torch.nn.functional as F
 from torch import Tensor
@@ -15,12 +14,12 @@ from etstpm.compute import Compute
 from etstpm.config import StudentConfig
 from etstpm.errors import TrainingError
 from etstpm.images import Pixels, normalise
+from etstpm.matching import distance_maps, matching_loss
 from etstpm.networks import FeaturePyramid, Pyramid, normalise_features, random_pyramid
 from etstpm.optimisers import make_optimiser
 from etstpm.progress import Bar
 from etstpm.settings import settings
-
-Indices = npt.NDArray[np.int64]
+from etstpm.splits import Indices, batches, split_train_validation
 
 EVALUATION_BATCH = 4
 """Images that are looked at together: 16 would be no faster, and take 90 MB more at 256x256."""
@@ -28,8 +27,6 @@ FALL_REQUIRED = 0.99
 """A student whose loss ends above this share of its first step's loss has learnt nothing."""
 CONSTANT = 0.01
 """A student whose features vary by less than this share of its teacher's is constant."""
-NORM_FLOOR = 1e-12
-"""Of a location's features, as in `torch.nn.functional.normalize`."""
 LEAST_GAIN = 0.05
 """Share by which `student.patience` epochs must lower the held-out map."""
 SETTLED = 0.2
@@ -68,62 +65,6 @@ class WarmStart:
     epochs: int
     split: tuple[Indices, Indices]
     """Rows that train and rows held out: none of the latter has trained the pyramid."""
-
-
-def matching_loss(
-    teacher: Pyramid, student: Pyramid, kind: str = "l2", hard_share: float = 1.0
-) -> Tensor:
-    """How far the student's features lie from the teacher's; a scalar, float32.
-
-    `teacher` is normalised already, `student` is not. The mean is over batch and locations (of each
-    image this share, the farthest), the sum over channels and layers.
-    Source: "l2" is Wang et al. 2021, eq. 2 and 3: half the squared L2 distance, which of unit
-    vectors is one minus the cosine; so it is computed, in a third of the passes over memory.
-    "l1-cosine" is what a secondary source says of ET-STPM: the L1 norm of the difference plus one
-    minus the cosine; the paper's text could not be checked. Hard locations: Batzner et al. 2024,
-    EfficientAD, section 3.2. Deviates in taking locations of each image and layer, where they take
-    components of a whole batch.
-    """
-    loss = torch.zeros((), device=teacher[0].device)
-    for target, feature in zip(teacher, student, strict=True):
-        unscaled = feature.float()
-        norm = torch.linalg.vector_norm(unscaled, dim=1).clamp_min(NORM_FLOOR)
-        distance = 1 - (unscaled * target).sum(1) / norm
-        if kind == "l1-cosine":
-            distance = distance + (unscaled / norm[:, None] - target).abs().sum(1)
-        if hard_share < 1:
-            locations = distance.flatten(1)
-            count = max(1, round(hard_share * locations.shape[1]))
-            distance = locations.topk(count, sorted=False).values
-        loss = loss + distance.mean()
-    return loss
-
-
-def distance_maps(teacher: Pyramid, student: Pyramid) -> tuple[Tensor, Tensor, Tensor]:
-    """Half the squared distance at each location of each layer: three (N, H, W), float32, [0, 2].
-
-    `teacher` is normalised already, `student` is not. Source: Wang et al. 2021, eq. 2.
-    """
-    layer1, layer2, layer3 = (
-        0.5 * (feature - target).square().sum(1)
-        for target, feature in zip(teacher, normalise_features(student), strict=True)
-    )
-    return layer1, layer2, layer3
-
-
-def split_train_validation(count: int, fraction: float, seed: int) -> tuple[Indices, Indices]:
-    """Which of `count` good images train the student and which are held out (at least one each).
-
-    Depends on its arguments alone, so that scoring finds the held-out images again.
-    """
-    order = np.random.default_rng(seed).permutation(count)
-    held_out = count_held_out(count, fraction)
-    return np.sort(order[held_out:]), np.sort(order[:held_out])
-
-
-def count_held_out(count: int, fraction: float) -> int:
-    """How many of `count` good images are held out: one at least, and not all."""
-    return min(max(1, round(count * fraction)), count - 1)
 
 
 class TeacherFeatures:
@@ -169,12 +110,6 @@ class TeacherFeatures:
                 layer[batch[0] : batch[-1] + 1] = feature.permute(0, 2, 3, 1)
         layer1, layer2, layer3 = layers
         return layer1, layer2, layer3
-
-
-def batches(indices: Indices, size: int) -> Iterator[Indices]:
-    """The indices, `size` at a time."""
-    for start in range(0, len(indices), size):
-        yield indices[start : start + size]
 
 
 def distil_student(

@@ -12,10 +12,10 @@ from torch import Tensor
 from etstpm.calibration import UNCALIBRATED, Calibration, distances, fit_quantiles, fit_whitening
 from etstpm.compute import Compute
 from etstpm.config import ScoringConfig
-from etstpm.distillation import Indices, batches
 from etstpm.images import Pixels, normalise
 from etstpm.networks import FeaturePyramid, Pyramid, normalise_features
 from etstpm.progress import Bar
+from etstpm.splits import Indices, batches
 
 FOLDS = 10
 """Parts of the held-out good images, each scored by the calibration of the others."""

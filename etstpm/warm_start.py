@@ -19,9 +19,9 @@ import pyarrow.parquet as pq
 
 from etstpm.config import Config
 from etstpm.dataset import rows_of
-from etstpm.distillation import Indices, count_held_out, split_train_validation
 from etstpm.errors import StorageError
 from etstpm.runs import LATEST, latest_run, read_run
+from etstpm.splits import Indices, count_held_out, split_train_validation
 from etstpm.storage import Card, Store
 
 CHANGING = frozenset({"images", "start"})

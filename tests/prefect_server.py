@@ -223,19 +223,8 @@ def _running(
 def worker_on(
     prefect: Prefect, pool: str, limit: int, folder: Path, settings: Mapping[str, str]
 ) -> Service:
-    """A process worker on a pool as on its own machine: far from the repository, own cache.
-
-    Started again when it ends, as docs/operations.md says: Prefect's ends when a run is retried
-    before it has noted that the run's process is dead (PrefectHQ/prefect#16806).
-    """
-    worker = (*PREFECT, "worker", "start", "--pool", pool, "--limit", str(limit))
-    arguments = (
-        "sh",
-        "-c",
-        'trap exit TERM; while :; do "$@"; sleep 1; done',
-        f"worker-{pool}",
-        *worker,
-    )
+    """A process worker on a pool as on its own machine: far from the repository, own cache."""
+    arguments = (*PREFECT, "worker", "start", "--pool", pool, "--limit", str(limit))
     environment = {**prefect.environment, "ETSTPM_CACHE": str(folder / f"cache-{pool}"), **settings}
     return Service(f"worker-{pool}", arguments, environment, folder)
 

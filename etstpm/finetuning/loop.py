@@ -11,7 +11,6 @@ from torch.optim import AdamW
 
 from etstpm.compute import Compute
 from etstpm.config import TeacherConfig
-from etstpm.distillation import batches
 from etstpm.errors import TrainingError
 from etstpm.finetuning.classification import CategoryClassification
 from etstpm.finetuning.metric import CategoryMetric
@@ -21,6 +20,7 @@ from etstpm.finetuning.synthetic import SyntheticAnomalies
 from etstpm.images import Pixels
 from etstpm.networks import FeaturePyramid, TeacherWeights, freeze
 from etstpm.progress import Bar
+from etstpm.splits import batches
 
 State = dict[str, Tensor]
 

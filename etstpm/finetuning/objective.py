@@ -9,9 +9,9 @@ import numpy.typing as npt
 import torch
 from torch import Tensor, nn
 
-from etstpm.distillation import split_train_validation
 from etstpm.images import Pixels
 from etstpm.networks import Pyramid
+from etstpm.splits import split_train_validation
 
 Rows = npt.NDArray[np.int64]
 """Good images as rows (number of the category, number of the image)."""

@@ -34,6 +34,10 @@ AUTOMATIONS = REPOSITORY / "deployments" / "automations.yaml"
 SHORTENED = {"etstpm: a zombie": 75, "etstpm: a night is late": 5}
 """Seconds. A heartbeat comes every 30 s here, and Prefect calls a run late after 15 s."""
 
+LET_GO_SECONDS = 30.0
+"""A worker that is given a crashed run back while it looks for its hooks is lost itself: see
+docs/operations.md, which asks for this patience, and PrefectHQ/prefect#16806."""
+
 
 def say(step: str) -> None:
     """`make e2e` shows it."""
@@ -149,6 +153,7 @@ def test_night_that_breaks_publishes_what_a_quiet_one_does(
     say("kill -9 of the parent; prefect flow-run retry")
     kill_run(run["id"])
     wait_until(lambda: workers.state(run["id"]) == "CRASHED", STEP_SECONDS, "the crash")
+    time.sleep(LET_GO_SECONDS)
     retried = workers("flow-run", "retry", run["id"])
     assert retried.returncode == 0, retried.stdout + retried.stderr
     ended = workers.finish(run, night.seconds)
@@ -167,7 +172,6 @@ def test_night_that_breaks_publishes_what_a_quiet_one_does(
             night.undisturbed(name).drop(columns=OF_ONE_RUN, errors="ignore"),
             check_categorical=False,
         )
-    wait_until(lambda: has_triggered(workers, "a night crashed"), STEP_SECONDS, "its alert")
 
     with impatient(workers, tmp_path):
         say("night 2: kill -9 of the worker with its run; nobody is left to report it")
@@ -180,6 +184,8 @@ def test_night_that_breaks_publishes_what_a_quiet_one_does(
         last = workers.begin("etstpm/full", config=night.config(s3.uri))
         wait_until(lambda: workers.state(lost["id"]) == "CRASHED", STEP_SECONDS, "the zombie's end")
         assert "zombie" in workers.run(lost["id"])["state"]["message"]
+        # Night 1's own alert comes a quarter of an hour late: the server was killed meanwhile.
+        wait_until(lambda: has_triggered(workers, "a night crashed"), STEP_SECONDS, "its alert")
         wait_until(lambda: has_triggered(workers, "a night is late"), STEP_SECONDS, "its alert")
         workers.workers["cpu"].start()
         ended = workers.finish(last)

@@ -10,8 +10,8 @@ from hypothesis import strategies as st
 from etstpm.calibration import Calibration
 from etstpm.compute import Compute
 from etstpm.config import ScoringConfig
-from etstpm.distillation import distance_maps
 from etstpm.images import Pixels, normalise
+from etstpm.matching import distance_maps
 from etstpm.networks import FeaturePyramid, Pyramid, freeze, normalise_features, random_pyramid
 from etstpm.scoring import (
     ScoredImages,

@@ -8,11 +8,11 @@ import torch
 from torch.nn import BatchNorm2d
 
 from etstpm.config import TeacherConfig
-from etstpm.distillation import split_train_validation
 from etstpm.errors import TrainingError
 from etstpm.finetuning import FinetunedTeacher
 from etstpm.finetuning.loop import mix
 from etstpm.images import Pixels
+from etstpm.splits import split_train_validation
 from tests.etstpm.finetuning.toys import (
     BLUE,
     IMAGES,
