@@ -53,9 +53,14 @@ def read_automations(file: Path, block: UUID | None) -> list[AutomationCore]:
         declared = yaml.safe_load(file.read_text("utf-8"))
         return [AutomationCore.model_validate(_resolved(each, block)) for each in declared]
     except (OSError, TypeError, KeyError, yaml.YAMLError, ValidationError) as error:
+        reason = f"{type(error).__name__}: {reason_of(error)}"
+        if isinstance(error, ValidationError):
+            reason = "; ".join(
+                f"{'.'.join(map(str, fault['loc']))}: {fault['msg']}" for fault in error.errors()
+            )
         raise ConfigError(
-            f"automations {file}: {type(error).__name__}: {reason_of(error)}; see "
-            "deployments/automations.yaml for how they are written"
+            f"automations {file}: {reason}; see deployments/automations.yaml for how they are "
+            "written"
         ) from error
 
 
