@@ -4,7 +4,7 @@
 
 Starts PostgreSQL, a Prefect server and workers of its own, runs `etstpm/full` once, and prints
 throughput, memory and what the database grew by, for a child each. Each category is 32 pixels wide
-and trained for one epoch: what is measured is orchestration.
+and trained for two epochs: what is measured is orchestration.
 """
 
 import os
@@ -39,7 +39,8 @@ def soak(
         folder = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="etstpm-soak-")))
         folder.chmod(0o755)
         _draw(folder / "data", categories, seed)
-        prefect = stack.enter_context(running_prefect(folder))
+        prefect = stack.enter_context(running_prefect(folder, has_ui=True))
+        print(f"to look at  {prefect.api.removesuffix('/api')}", flush=True)
         deployed = prefect.command("make", "deploy")
         if deployed.returncode:
             raise SystemExit(deployed.stdout + deployed.stderr)
