@@ -7,7 +7,6 @@ throughput, memory and what the database grew by, for a child each. Each categor
 and trained for two epochs: what is measured is orchestration.
 """
 
-import os
 import re
 import shutil
 import tempfile
@@ -62,7 +61,7 @@ def _running(service: Service) -> Iterator[None]:
 
 def _draw(root: Path, categories: int, seed: int) -> None:
     """The drawn sample, its products copied under as many names as wanted."""
-    draw_sample(root, seed=seed, image_size=32, train=4, test_good=2, per_defect=1)
+    draw_sample(root, seed=seed, image_size=64, train=4, test_good=2, per_defect=1)
     products = sorted(entry.name for entry in root.iterdir() if entry.is_dir())
     for number in range(categories):
         product = products[number % len(products)]
@@ -96,16 +95,16 @@ def _resident(prefect: Prefect, parent: str) -> dict[str, int]:
     groups = {"parent": processes_of(parent)}
     for service in (prefect.server, prefect.database):
         if service is not None and service.process is not None:
-            groups[service.name] = _session(service.process.pid)
+            groups[service.name] = _descendants(service.process.pid)
     return {name: sum(map(_resident_of, pids)) for name, pids in groups.items()}
 
 
-def _session(leader: int) -> list[int]:
-    found = []
-    for folder in Path("/proc").iterdir():
-        with suppress(OSError, ValueError):
-            if folder.name.isdigit() and os.getsid(int(folder.name)) == leader:
-                found.append(int(folder.name))
+def _descendants(process: int) -> list[int]:
+    """A process and all that came of it: PostgreSQL puts each of its own into a new session."""
+    found = [process]
+    for each in found:
+        with suppress(OSError):
+            found += map(int, Path(f"/proc/{each}/task/{each}/children").read_text().split())
     return found
 
 
