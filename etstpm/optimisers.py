@@ -174,7 +174,8 @@ class Muon:
             update = orthogonalise(nesterov.flatten(1), self.precision)
             # A tall matrix's orthogonal columns are shorter than a wide one's rows.
             scale = max(1.0, update.shape[0] / update.shape[1]) ** 0.5
-            parameter.mul_(1 - rate * self.weight_decay)
+            if self.weight_decay:  # a pass over all weights
+                parameter.mul_(1 - rate * self.weight_decay)
             parameter.permute(rows).add_(update.view(nesterov.shape), alpha=-rate * scale)
 
 

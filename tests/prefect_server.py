@@ -41,6 +41,7 @@ SERVER = {
     # The default keeps the slots' leases in memory: a server that starts again would end the
     # night that runs, whose lease it no longer knows.
     "PREFECT_SERVER_CONCURRENCY_LEASE_STORAGE": LEASES_ON_DISK,
+    "PREFECT_SERVER_SERVICES_DB_VACUUM_ENABLED": "true",
 }
 CLIENT = {
     "DO_NOT_TRACK": "1",
