@@ -3,9 +3,9 @@
     python -m bench.fixed_costs --output result.json [--runs 5]
 
 `overhead` is a run of the drawn sample whose every stage is reused, by the command that `make run`
-calls, less the same stages called one after another in a plain process: what Prefect's server, its
-client and its tasks cost a run. `server` is the embedded server from its start to its first answer,
-`task` what a flow takes longer with one more task that does nothing.
+calls, less the same stages, tables and report made one after another in a plain process: what
+Prefect's server, its client and its tasks cost a run. `server` is the embedded server from its
+start to its first answer, `task` what a flow takes longer with one more task that does nothing.
 """
 
 import argparse
@@ -25,17 +25,27 @@ SETTINGS = (
     *("teacher.mode=imagenet", "teacher.weights=formula"),
 )
 STAGES = """
-import sys
+import sys, uuid
+from datetime import UTC, datetime
 from etstpm import stages
 from etstpm.config import Config
+from etstpm.publishing import Outcome, publish_run
+from etstpm.report import write_report
 from etstpm.storage import Store
+started_at = datetime.now(UTC)
 config = Config.load("sample", sys.argv[2:], {"store": sys.argv[1]})
 store = Store(config.store)
 dataset = stages.validate(config, store)
 teacher = stages.teacher(config, store, dataset)
+outcomes = []
 for category in stages.categories_of(store, dataset):
     student = stages.student(config, store, dataset, teacher, category)
-    stages.scores(config, store, dataset, student, category)
+    outcomes.append(Outcome(category, stages.scores(config, store, dataset, student, category)))
+keys = {"dataset_key": dataset, "teacher_key": teacher}
+run = publish_run(
+    store, config, run_id=uuid.uuid4().hex, started_at=started_at, outcomes=outcomes, **keys
+)
+write_report(store, run.run_id)
 """
 PREFECT = """
 import sys, time
