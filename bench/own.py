@@ -100,9 +100,9 @@ def bare_step(
     teacher: FeaturePyramid, pixels: Pixels, config: StudentConfig, compute: Compute
 ) -> Callable[[], None]:
     """Forward, loss and backward of a student over one batch that stays in memory."""
-    rows = np.arange(config.batch_size)
-    batch = normalise(pixels[rows], compute.device)
-    target = TeacherFeatures(teacher, pixels[rows], compute).batch(rows)
+    pixels = pixels[: config.batch_size]
+    batch = normalise(pixels, compute.device)
+    target = TeacherFeatures(teacher, pixels, compute).batch(np.arange(len(pixels)))
     student = random_pyramid(0).to(memory_format=torch.channels_last)
 
     def step() -> None:

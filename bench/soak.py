@@ -21,7 +21,7 @@ import typer
 
 from etstpm.sample import draw_sample
 from tests.prefect_server import FINAL, Prefect, running_prefect, worker_on
-from tests.processes import processes_of
+from tests.processes import children_of, processes_of
 from tests.services import Service
 
 SAMPLE_SECONDS = 5.0
@@ -101,10 +101,10 @@ def _resident(prefect: Prefect, parent: str) -> dict[str, int]:
 
 def _descendants(process: int) -> list[int]:
     """A process and all that came of it: PostgreSQL puts each of its own into a new session."""
-    found = [process]
-    for each in found:
-        with suppress(OSError):
-            found += map(int, Path(f"/proc/{each}/task/{each}/children").read_text().split())
+    found = newest = [process]
+    while newest:
+        newest = children_of(*newest)
+        found = found + newest
     return found
 
 

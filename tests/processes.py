@@ -2,6 +2,7 @@
 
 import os
 import signal
+import subprocess
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -11,6 +12,13 @@ import pytest
 from tests.services import wait_until
 
 SECONDS = 120.0
+
+
+def children_of(*processes: int) -> list[int]:
+    """The processes that these have started themselves, from whichever of their threads."""
+    command = ["pgrep", "-P", ",".join(map(str, processes))]
+    found = subprocess.run(command, check=False, capture_output=True, text=True)
+    return [int(line) for line in found.stdout.split()]
 
 
 def processes_of(run_id: str) -> list[int]:

@@ -28,6 +28,7 @@ from etstpm.settings import settings
 from etstpm.storage import Store
 from etstpm.storage.artifact import seal
 from tests.prefect_server import REPOSITORY
+from tests.processes import children_of
 
 SMALL = '"dataset.image_size=32", "student.epochs=2", "student.batch_size=1"'
 TABLE = f"""\
@@ -450,12 +451,6 @@ def test_a_job_whose_process_is_killed_has_failed(finished: Finished, tmp_path: 
     assert [outcome.failure for outcome in outcomes] == [
         "its process ended with exit code -9 (-9: killed, perhaps for want of memory: try --jobs 1)"
     ] * 2
-
-
-def children_of(pid: int) -> list[int]:
-    """The processes that a process has started."""
-    found = subprocess.run(["pgrep", "-P", str(pid)], check=True, capture_output=True, text=True)
-    return [int(line) for line in found.stdout.split()]
 
 
 def wait_until_gone(pid: int) -> None:

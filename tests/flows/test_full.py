@@ -14,6 +14,7 @@ import pytest
 
 from etstpm.sample import draw_sample
 from tests.prefect_server import REPOSITORY, Prefect, wait_until
+from tests.processes import children_of
 
 RUN_SECONDS = 300.0
 SETTINGS = (
@@ -257,19 +258,12 @@ def test_embedded_server_ends_with_a_killed_run(root: Path, tmp_path: Path) -> N
         wait_until(
             lambda: bool(list(tmp_path.glob("store/scores/*/*/card.json"))), RUN_SECONDS, "x"
         )
-        servers = _children(process.pid)
+        servers = children_of(process.pid)
     finally:
         process.kill()
         process.wait()
     assert servers, "the run had no server of its own"
     wait_until(lambda: not any(map(_is_alive, servers)), 30, "the end of the embedded server")
-
-
-def _children(parent: int) -> list[int]:
-    listing = subprocess.run(
-        ["ps", "-o", "pid=", "--ppid", str(parent)], capture_output=True, text=True, check=False
-    )
-    return [int(word) for word in listing.stdout.split()]
 
 
 def _is_alive(process: int) -> bool:
