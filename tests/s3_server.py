@@ -113,6 +113,11 @@ class S3:
     def endpoint(self) -> str:
         return self.environment["AWS_ENDPOINT_URL"]
 
+    @property
+    def files(self) -> S3FileSystem:
+        """It lists what is there now; fsspec's own remembers a listing that others add to."""
+        return S3FileSystem(use_listings_cache=False)
+
 
 def s3_environment(endpoint: str, folder: Path) -> dict[str, str]:
     """AWS_* variables for `endpoint`; the user's profiles and metadata servers stay out of it."""

@@ -12,7 +12,6 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-import fsspec
 import pandas as pd
 import pytest
 import yaml
@@ -99,8 +98,7 @@ def test_incomplete_night_publishes_the_rest_and_says_why(
         "store": s3.uri,
         "device": "cpu",
     }
-    store = fsspec.filesystem("s3")
-    store.invalidate_cache()
+    store = s3.files
 
     run = workers.begin("etstpm/full", config=config, fleet={"mode": "pool", "starts": 2})
     wait_until(
@@ -133,8 +131,7 @@ def test_night_that_breaks_publishes_what_a_quiet_one_does(
     workers: Prefect, s3: S3, night: Night, tmp_path: Path
 ) -> None:
     """A child's process, both servers, the parent's process and a worker are killed in turn."""
-    store = fsspec.filesystem("s3")
-    store.invalidate_cache()
+    store = s3.files
     say(f"night 1, {', '.join(night.categories)}: prefect deployment run etstpm/full")
     run = workers.begin("etstpm/full", config=night.config(s3.uri))
     first = night.categories[0]
