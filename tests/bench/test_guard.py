@@ -27,6 +27,7 @@ def small(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(guard, "IMAGES", 8)
     monkeypatch.setattr(guard, "SIZE", 32)
     monkeypatch.setattr(guard, "EPOCHS", 4)
+    monkeypatch.setattr(guard, "ROUNDS", 1)
     monkeypatch.setattr("bench.guard.draw", lambda *_: draw(4, 64))
 
 
@@ -42,7 +43,6 @@ def test_a_loop_that_is_slowed_down_falls_below_its_floor(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     before = {name: getattr(guard, name)() for name in FLOORS}
-    monkeypatch.setattr(guard, "ROUNDS", 1)
     for path in SLOWED.values():
         module, name = path.rsplit(".", 1)
         monkeypatch.setattr(path, slowed(getattr(sys.modules[module], name)))

@@ -60,14 +60,15 @@ def night(workers: Prefect, tmp_path_factory: pytest.TempPathFactory) -> Night:
         tonight = Night(values, categories, folder / "store", seconds=3600.0)
     else:
         draw_sample(folder / "drawn", image_size=64, train=16, test_good=4, per_defect=2)
+        root, categories = folder / "drawn", ["biscuit", "flange"]
         values = {
-            "dataset": {"root": str(folder / "drawn"), "image_size": 64},
+            "dataset": {"root": str(root), "categories": categories, "image_size": 64},
             "teacher": {"weights": "formula"},
             "student": {"epochs": 8, "batch_size": 4},  # fewer, and the loss does not fall enough
             "device": "cpu",
         }
-        tonight = Night(values, ["biscuit", "fabric", "flange"], folder / "store")
-    begun = workers.begin("etstpm/full", config=tonight.config(str(tonight.store)))
+        tonight = Night(values, categories, folder / "store")
+    begun = workers.begin_by_command("etstpm/full", config=tonight.config(str(tonight.store)))
     tonight.run = workers.finish(begun, tonight.seconds)
     assert tonight.run["state"]["type"] == "COMPLETED", workers.log(tonight.run)
     return tonight

@@ -133,7 +133,7 @@ def test_night_that_breaks_publishes_what_a_quiet_one_does(
     """A child's process, both servers, the parent's process and a worker are killed in turn."""
     store = s3.files
     say(f"night 1, {', '.join(night.categories)}: prefect deployment run etstpm/full")
-    run = workers.begin("etstpm/full", config=night.config(s3.uri))
+    run = workers.begin_by_command("etstpm/full", config=night.config(s3.uri))
     first = night.categories[0]
 
     child = workers.wait_for_child(run, first)
