@@ -76,8 +76,8 @@ bench: .venv/ready .venv-bench/ready
 	$(BIN)/python -m bench.compare --dataset "$(DATASET)" --weights "$(WEIGHTS)" \
 		--peer-python .venv-bench/bin/python $(if $(ONLY),--only $(ONLY))
 
-# What the store lacks of bench/ablation.toml, then docs/quality.md: failed trials (exit code 1) are
-# named there. Cut it at any time; it goes on where it stopped.
+# What the store lacks of bench/ablation.toml, then docs/quality.parquet and quality.md: failed trials
+# (exit code 1) are named there. Cut it at any time; it goes on where it stopped.
 ablation: .venv/ready
 	@$(BIN)/python -m bench.ablation run --dataset "$(DATASET)" $(if $(WEIGHTS),--weights "$(WEIGHTS)") \
 		--store "$(or $(STORE),./etstpm-store)" || test $$? -eq 1

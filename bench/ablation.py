@@ -3,16 +3,15 @@
     python -m bench.ablation run --dataset MVTEC_ROOT --weights WEIGHTS.pth --store STORE
     python -m bench.ablation table --store STORE
 
-`run` makes what the store lacks: cut it at any time and call it again. `table` writes what is
-finished as Parquet, and docs/quality.md. A quarter of every student's epochs, for a first look at
-many rows: `--epochs-share 0.25` for both.
+`run` makes what the store lacks: cut it at any time and call it again. `table` adds what is
+finished to docs/quality.parquet, which needs no store, and writes docs/quality.md of it. A quarter
+of every student's epochs, for a first look at many rows: `--epochs-share 0.25` for both.
 
 Exit codes: 0 done, 1 some trials failed, 2 a fault that you can mend, 130 interrupted.
 """
 
 import signal
 import sys
-import tempfile
 import time
 from contextlib import closing
 from datetime import timedelta
@@ -110,54 +109,52 @@ def _run(trials: list["Trial"], places: "Places", processes: int) -> int:
 
 @app.command()
 def table(
-    store: StoreUri,
+    store: Annotated[
+        str | None, typer.Option(help="Where `run` has put its results; without, only the page.")
+    ] = None,
     experiments: Experiments = HERE / "ablation.toml",
     epochs_share: Share = 1.0,
-    out: Annotated[Path, typer.Option(help="The page, Markdown.")] = HERE.parent
-    / "docs"
-    / "quality.md",
-    parquet: Annotated[
-        Path | None, typer.Option(help="The long table; in the store if not given.")
+    out: Annotated[
+        Path | None,
+        typer.Option(help="The page, Markdown; its figures beside it, .parquet. [docs/quality.md]"),
     ] = None,
     pictures: Annotated[
         Path | None, typer.Option(help="Folder for each experiment's hardest images.")
     ] = None,
 ) -> None:
-    """Write what is finished: the long table, the page, and pictures if asked for.
+    """Add what is finished to the long table, write the page, and pictures if asked for.
 
     MVTec AD's licence keeps pictures of its images out of the repository: write them elsewhere.
     """
     from bench.experiments import load_ablation, trials_of
     from bench.quality import quality_page
-    from bench.results import long_table, read_results, write_pictures
+    from bench.results import long_table, merged, read_results, read_table, write_pictures
     from etstpm.storage import Store
     from etstpm.tables import write_parquet
 
-    ablation, opened = load_ablation(experiments), Store(store)
+    if pictures is not None and store is None:
+        raise ConfigError("--pictures are copied out of a store: give --store")
+    share = f"-{epochs_share}" if epochs_share < 1 else ""
+    page = out or HERE.parent / "docs" / f"quality{share}.md"
+    ablation = load_ablation(experiments)
     trials = trials_of(ablation, epochs_share=epochs_share)
-    results, failures = read_results(opened, trials)
+    opened = Store(store) if store else None
+    made, failures = read_results(opened, trials) if opened else ([], [])
+    results = merged(read_table(page.with_suffix(".parquet"), trials), made, trials)
     rows = long_table(ablation, results, epochs_share)
-    if parquet is not None:
-        write_parquet(parquet, rows.schema, [rows])
-    else:
-        key = f"tables/ablation/epochs-share-{epochs_share}.parquet"
-        with tempfile.TemporaryDirectory(prefix="etstpm-") as folder:
-            write_parquet(Path(folder) / "ablation.parquet", rows.schema, [rows])
-            opened.put_file(Path(folder) / "ablation.parquet", key)
-    share = f" --epochs-share {epochs_share}" if epochs_share < 1 else ""
-    story = out.with_name(f"{out.stem}-story.md")
-    page = quality_page(
+    story = page.with_name(f"{page.stem}-story.md")
+    words = quality_page(
         ablation,
         trials,
         results,
         failures,
         story=story.read_text("utf-8") if story.exists() else "",
-        command=f"python -m bench.ablation table --store STORE{share}",
+        command=f"python -m bench.ablation table{' --epochs-share ' if share else ''}{share[1:]}",
     )
-    out.parent.mkdir(parents=True, exist_ok=True)
-    out.write_text(page, "utf-8")
-    _say(f"{len(results)} of {len(trials)} trials, {len(failures)} failed: {out}")
-    if pictures is not None:
+    write_parquet(page.with_suffix(".parquet"), rows.schema, [rows])
+    page.write_text(words, "utf-8")
+    _say(f"{len(results)} of {len(trials)} trials, {len(failures)} failed: {page}")
+    if pictures is not None and opened is not None:
         _say(f"{write_pictures(opened, results, pictures)} pictures: {pictures}")
 
 

@@ -116,10 +116,15 @@ class Trial:
         return self.config.seed
 
     @property
-    def key(self) -> str:
-        """Of its record in the store: what a trial is made of, its name apart."""
+    def digest(self) -> str:
+        """Of what a trial is made of, its name apart."""
         content = self.config.model_dump(mode="json", exclude={"store"})
-        return f"ablation/{digest_of([VERSIONS, self.category, content])}.json"
+        return digest_of([VERSIONS, self.category, content])
+
+    @property
+    def key(self) -> str:
+        """Of its record in the store."""
+        return f"ablation/{self.digest}.json"
 
     def __str__(self) -> str:
         return f"{self.experiment}, {self.category}, seed {self.seed}"

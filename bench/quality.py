@@ -47,8 +47,8 @@ def _origin(
     lines = [
         f"{len(results)} of {len(trials)} trials (an experiment on a category with a seed) are "
         f"finished, {len(failures)} have failed. etstpm {__version__}; "
-        f"{_named('dataset', (result.origin['dataset'] for result in results))}, "
-        f"{_named('weights', (result.origin['weights'] for result in results))}.",
+        f"{_named('dataset', (result.dataset for result in results))}, "
+        f"{_named('weights', (result.weights for result in results))}.",
         "",
         f"    {command}",
     ]
@@ -56,7 +56,7 @@ def _origin(
 
 
 def _named(kind: str, digests: Iterable[str]) -> str:
-    short = sorted({digest.rsplit("/", 1)[-1][:12] for digest in digests})
+    short = sorted({digest[:12] for digest in digests})
     return f"{kind} {', '.join(f'`{digest}`' for digest in short) or NONE}"
 
 
@@ -226,8 +226,7 @@ def _runs(ablation: Ablation, results: Sequence[Result]) -> Iterator[str]:
     for name in ablation.names():
         own = [result for result in results if result.trial.experiment == name]
         keys = (
-            f"{result.trial.category} {result.trial.seed} `{result.scores.rsplit('/', 1)[-1][:12]}`"
-            for result in own
+            f"{result.trial.category} {result.trial.seed} `{result.scores[:12]}`" for result in own
         )
         if own:
             lines.append(f"- **{name}**: {', '.join(keys)}")

@@ -17,6 +17,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
@@ -152,10 +153,8 @@ def contents(store: Path) -> dict[str, bytes]:
 
 
 def long_rows(finished: Finished, folder: Path) -> list[dict[str, Any]]:
-    path = folder / "long.parquet"
-    out = ["--out", str(folder / "quality.md"), "--parquet", str(path)]
-    assert call("table", *finished.options(), *out).code == 0
-    rows: list[dict[str, Any]] = pq.read_table(path).to_pylist()
+    assert call("table", *finished.options(), "--out", str(folder / "quality.md")).code == 0
+    rows: list[dict[str, Any]] = pq.read_table(folder / "quality.parquet").to_pylist()
     return rows
 
 
@@ -296,17 +295,11 @@ def test_page_says_what_is_reached_missing_and_failed(finished: Finished, tmp_pa
     assert "published" not in page, "the drawn categories are no paper's"
 
 
-def test_table_goes_into_the_store_and_pictures_into_a_folder(
-    finished: Finished, tmp_path: Path
-) -> None:
-    shutil.copytree(finished.folder / "store", tmp_path / "store")
+def test_pictures_go_into_a_folder(finished: Finished, tmp_path: Path) -> None:
     out = ["--out", str(tmp_path / "quality.md"), "--pictures", str(tmp_path / "pictures")]
 
-    assert call("table", *finished.options(tmp_path / "store"), *out).code == 0
+    assert call("table", *finished.options(), *out).code == 0
 
-    table = pq.read_table(tmp_path / "store" / "tables" / "ablation")
-    assert set(table["experiment"].to_pylist()) == {"plain", "summed"}
-    assert set(table["epochs_share"].to_pylist()) == {1.0}
     assert sorted(path.name for path in (tmp_path / "pictures").iterdir()) == [
         "plain-biscuit.png",
         "plain-fabric.png",
@@ -315,19 +308,77 @@ def test_table_goes_into_the_store_and_pictures_into_a_folder(
     ]
 
 
-def test_figures_of_different_images_are_not_compared(finished: Finished, tmp_path: Path) -> None:
+def test_figures_outlive_their_store(finished: Finished, tmp_path: Path) -> None:
+    out, page = ["--out", str(tmp_path / "quality.md")], tmp_path / "quality.md"
+    table = finished.options()[:2]
+    rows = long_rows(finished, tmp_path)
+    with_store = page.read_text("utf-8").partition("## Trials that failed")[0]
+    page.unlink()
+
+    said = call("table", *table, *out)
+
+    assert said == Said(0, f"8 of 11 trials, 0 failed: {page}\n", "")
+    assert pq.read_table(tmp_path / "quality.parquet").to_pylist() == rows
+    assert page.read_text("utf-8").startswith(with_store.replace("3 have failed", "0 have failed"))
+
+    shutil.copytree(finished.folder / "store", tmp_path / "store")
+    shutil.rmtree(tmp_path / "store" / "ablation")
+    assert call("table", *finished.options(tmp_path / "store"), *out) == said
+
+    said = call("table", *table, *out, "--pictures", str(tmp_path / "pictures"))
+    assert said == Said(2, "", "ablation: --pictures are copied out of a store: give --store\n")
+
+
+def test_figures_of_a_row_that_has_changed_are_dropped(finished: Finished, tmp_path: Path) -> None:
+    long_rows(finished, tmp_path)
+    other = tmp_path / "other.toml"
+    other.write_text(TABLE.replace("smoothing_sigma=2", "smoothing_sigma=3"), "utf-8")
+
+    said = call("table", "--experiments", str(other), "--out", str(tmp_path / "quality.md"))
+
+    assert said.output.startswith("4 of 11 trials, 0 failed: ")
+
+
+@pytest.mark.parametrize("fault", ["another table", "no Parquet"])
+def test_figures_that_cannot_be_read_are_one_line(
+    fault: str, finished: Finished, tmp_path: Path
+) -> None:
+    path = tmp_path / "quality.parquet"
+    if fault == "no Parquet":
+        path.write_bytes(b"PAR1")
+    else:
+        pq.write_table(pa.table({"a": [1]}), path)
+    before = path.read_bytes()
+
+    said = call("table", *finished.options(), "--out", str(tmp_path / "quality.md"))
+
+    assert (said.code, said.output, said.errors.count("\n")) == (2, "", 1)
+    assert f"{path} " in said.errors
+    assert path.read_bytes() == before
+    assert not (tmp_path / "quality.md").exists()
+
+
+@pytest.mark.parametrize("kept", [True, False])
+def test_figures_of_different_images_are_not_compared(
+    kept: bool, finished: Finished, tmp_path: Path
+) -> None:
+    """Whether the others are in the store too, or in the table that an earlier one has left."""
+    if kept:
+        long_rows(finished, tmp_path)
+        (tmp_path / "quality.md").unlink()
     shutil.copytree(finished.folder / "store", tmp_path / "store")
     card = next(iter((tmp_path / "store" / "scores" / "fabric").glob("*/card.json")))
     content = json.loads(card.read_text())
     content["inputs"]["images"] = "0" * 64
     card.write_bytes(seal(content))
+    out = ["--out", str(tmp_path / "quality.md")]
 
-    said = call("table", *finished.options(tmp_path / "store"), "--out", str(tmp_path / "q.md"))
+    said = call("table", *finished.options(tmp_path / "store"), *out)
 
     assert said.code == 2
     assert "were made from different images" in said.errors
     assert said.errors.count("\n") == 1
-    assert not (tmp_path / "q.md").exists()
+    assert not (tmp_path / "quality.md").exists()
 
 
 def test_images_that_changed_are_run_again(finished: Finished, dataset: Path) -> None:
@@ -411,7 +462,7 @@ def test_an_interrupted_run_leaves_no_process_and_goes_on(
         text=True,
         start_new_session=True,
     ) as running:
-        while not (store / "teachers").exists():  # its student is next
+        while not has_teacher(store):  # its student is next
             assert running.poll() is None
             time.sleep(0.1)
         children = children_of(running.pid)
@@ -437,7 +488,7 @@ def test_a_job_whose_process_is_killed_has_failed(finished: Finished, tmp_path: 
     jobs = plan_jobs(trials, places, Origins(places, trials))
 
     def kill() -> None:
-        while not (tmp_path / "store" / "teachers").exists():  # its student is next
+        while not has_teacher(tmp_path / "store"):  # its student is next
             time.sleep(0.1)
         (process,) = multiprocessing.active_children()
         process.kill()
@@ -451,6 +502,11 @@ def test_a_job_whose_process_is_killed_has_failed(finished: Finished, tmp_path: 
     assert [outcome.failure for outcome in outcomes] == [
         "its process ended with exit code -9 (-9: killed, perhaps for want of memory: try --jobs 1)"
     ] * 2
+
+
+def has_teacher(store: Path) -> bool:
+    """Not one that is being written, `.ID.partial`."""
+    return any(path.parent.suffix != ".partial" for path in store.glob("teachers/*/card.json"))
 
 
 def wait_until_gone(pid: int) -> None:

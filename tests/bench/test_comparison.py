@@ -32,8 +32,8 @@ def result(
         "paper-256": {"image": {"auroc": image}, "pixel": {"auroc": pixel}},
         "mvtec-official": {"pixel": {"aupro": 0.5}},
     }
-    origin = {"dataset": "d", "weights": "w"}
-    return Result(trial, values, 3, 30, 100, 1.0, origin, ("x", "y"), "t", "s", "scores/a/b")
+    digests = {name: name for name in ("weights", "dataset", "teacher", "student", "scores")}
+    return Result(trial, values, 3, 30, 100, 1.0, images=("x", "y"), **digests)
 
 
 BASE = [
