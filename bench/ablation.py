@@ -129,8 +129,8 @@ def table(
     from bench.experiments import load_ablation, trials_of
     from bench.quality import quality_page
     from bench.results import long_table, merged, read_results, read_table, write_pictures
+    from etstpm.parquet import write_parquet
     from etstpm.storage import Store
-    from etstpm.tables import write_parquet
 
     if pictures is not None and store is None:
         raise ConfigError("--pictures are copied out of a store: give --store")

@@ -25,10 +25,11 @@ from etstpm.config import Config
 from etstpm.gate import Finding, Verdict
 from etstpm.history import fold_history
 from etstpm.metric_rows import MEAN, ROWS, ROWS_OF_TYPE, WITHOUT_MEAN
+from etstpm.parquet import write_parquet
 from etstpm.publishing import Outcome, run_record
 from etstpm.runs import LATEST_KEY, move_latest, table_key
 from etstpm.storage import Store, file_sha256
-from etstpm.tables import ALL, IMAGE_SCORES, METRICS, PAPER, write_parquet
+from etstpm.tables import ALL, IMAGE_SCORES, METRICS, PAPER
 
 FIRST_NIGHT = datetime(2025, 11, 1, 2, tzinfo=UTC)
 TYPES = "broken", "contamination", "crack", "hole", "scratch"

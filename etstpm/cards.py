@@ -18,8 +18,8 @@ from etstpm import __version__
 from etstpm.compute import Compute
 from etstpm.config import Config
 from etstpm.networks import FeaturePyramid, freeze
+from etstpm.parquet import write_parquet
 from etstpm.storage import Card, Store
-from etstpm.tables import write_parquet
 
 VERSIONS = {"dataset": 2, "teacher": 1, "finetuning": 3, "student": 3, "scores": 8}
 """Of each stage: part of its output's address. Raise it when its code changes what it puts out.

@@ -20,6 +20,7 @@ from etstpm.inputs import Inputs, has_mask, own_mask
 from etstpm.layouts.listing import GOOD
 from etstpm.maps import save_maps
 from etstpm.networks import FeaturePyramid
+from etstpm.parquet import schema_without, write_parquet
 from etstpm.pictures import draw_hardest
 from etstpm.ranking import Images
 from etstpm.scoring import (
@@ -32,17 +33,7 @@ from etstpm.scoring import (
     score_images,
 )
 from etstpm.splits import Indices
-from etstpm.tables import (
-    CURVES,
-    IMAGE_SCORES,
-    OFFICIAL,
-    PAPER,
-    PAPER_SIDE,
-    REPLICATES,
-    THUMBNAILS,
-    schema_without,
-    write_parquet,
-)
+from etstpm.tables import CURVES, IMAGE_SCORES, OFFICIAL, PAPER, PAPER_SIDE, REPLICATES, THUMBNAILS
 
 IMAGE_SCORES_OF_ARTIFACT = schema_without(IMAGE_SCORES, "run_id")
 """Artifacts do not know in which runs they are."""

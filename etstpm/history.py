@@ -22,9 +22,10 @@ import pyarrow.parquet as pq
 
 from etstpm.config import digest_of
 from etstpm.errors import EtstpmError, ResultsError, StorageError, reason_of
+from etstpm.parquet import write_parquet
 from etstpm.runs import Record, published_runs, read_runs
 from etstpm.storage import Store
-from etstpm.tables import METRICS, RUNS, SCHEMA_VERSION, write_parquet
+from etstpm.tables import METRICS, RUNS, SCHEMA_VERSION
 
 FOLDER = "history/runs"
 

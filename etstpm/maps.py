@@ -15,9 +15,10 @@ import pyarrow as pa
 from PIL import Image
 
 from etstpm.config import MapsConfig
+from etstpm.parquet import write_parquet
 from etstpm.pictures import colour, hardest, heat
 from etstpm.scoring import ScoredImages
-from etstpm.tables import MAPS, write_parquet
+from etstpm.tables import MAPS
 
 
 def save_maps(

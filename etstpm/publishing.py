@@ -19,9 +19,10 @@ from etstpm.errors import StorageError
 from etstpm.gate import Verdict, judge
 from etstpm.history import fold_past_months
 from etstpm.metric_rows import MEAN, category_rows, mean_of, mean_rows, sum_replicates, value_of
+from etstpm.parquet import write_parquet
 from etstpm.runs import LATEST_KEY, Record, latest_run, read_run, read_runs, run_key, table_key
 from etstpm.storage import Artifact, Store, file_sha256
-from etstpm.tables import ALL, IMAGE_SCORES, METRICS, OFFICIAL, PAPER, SCHEMA_VERSION, write_parquet
+from etstpm.tables import ALL, IMAGE_SCORES, METRICS, OFFICIAL, PAPER, SCHEMA_VERSION
 
 
 @dataclass(frozen=True)

@@ -36,15 +36,11 @@ from etstpm.finetuning import finetune_teacher
 from etstpm.finetuning.processes import finetune_on
 from etstpm.inputs import dataset_root, open_inputs, proven_weights
 from etstpm.networks import FeaturePyramid, TeacherWeights
+from etstpm.parquet import write_parquet
 from etstpm.roots import choose_categories
 from etstpm.settings import settings
 from etstpm.storage import Store, make_once
-from etstpm.tables import (
-    FINDINGS,
-    STUDENT_HISTORY,
-    TEACHER_HISTORY,
-    write_parquet,
-)
+from etstpm.tables import FINDINGS, STUDENT_HISTORY, TEACHER_HISTORY
 from etstpm.warm_start import Start, split_of
 
 _log = logging.getLogger("etstpm.stages")

@@ -63,8 +63,9 @@ def validate(
     """Decode every image and mask, count them, and print what is not as it should be."""
     from etstpm.config import Config
     from etstpm.dataset import scan_dataset
+    from etstpm.parquet import write_parquet
     from etstpm.settings import settings
-    from etstpm.tables import FINDINGS, write_parquet
+    from etstpm.tables import FINDINGS
 
     given = {
         "dataset.root": str(root),

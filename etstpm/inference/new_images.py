@@ -21,13 +21,14 @@ from etstpm.images import ImageFacts, Pixels
 from etstpm.inference.detector import Detector
 from etstpm.inference.drift import Drift, measure_drift
 from etstpm.inference.source import ImageSource, NewImage
+from etstpm.parquet import write_parquet
 from etstpm.pictures import heat, overlay
 from etstpm.progress import Bar
 from etstpm.scoring import ScoredImages
 from etstpm.settings import settings
 from etstpm.storage import Store, file_sha256
 from etstpm.storage.batches import SCORED, SUMMARY
-from etstpm.tables import IMAGE_SCORES, SCHEMA_VERSION, write_parquet
+from etstpm.tables import IMAGE_SCORES, SCHEMA_VERSION
 
 NEW = "new"
 """The split of images that were in no run's dataset."""

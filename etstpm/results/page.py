@@ -2,7 +2,7 @@
 
 import pyarrow as pa
 
-from etstpm import tables
+from etstpm import parquet, tables
 
 HEAD = f"""\
 # The tables
@@ -12,9 +12,10 @@ Columns are added at the end, never renamed, moved or re-meant; a new metric is 
 words and units stand in each file's own field metadata (`pyarrow.parquet.read_schema(file)`).
 
 Files are Parquet, zstd, names and digests encoded by dictionary. Row groups have at least
-{tables.ROW_GROUP_ROWS} rows (fewer where a file has no more) and hold whole categories in ascending
-order: a filter on `category` skips the others by their statistics. Every page has a checksum. The
-unit '1' is of a pure number. What a reader may rely on, and examples: [results.md](results.md).
+{parquet.ROW_GROUP_ROWS} rows (fewer where a file has no more) and hold whole categories in
+ascending order: a filter on `category` skips the others by their statistics. Every page has a
+checksum. The unit '1' is of a pure number. What a reader may rely on, and examples:
+[results.md](results.md).
 """
 
 
@@ -49,4 +50,4 @@ def _describe(name: str, schema: pa.Schema) -> str:
 
 def _type(field: pa.Field) -> str:
     kind = field.type.value_type if pa.types.is_dictionary(field.type) else field.type
-    return f"{kind}{', by dictionary' if tables.is_encoded_by_dictionary(field) else ''}"
+    return f"{kind}{', by dictionary' if parquet.is_encoded_by_dictionary(field) else ''}"

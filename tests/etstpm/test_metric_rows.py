@@ -9,8 +9,9 @@ import pytest
 
 from etstpm.evaluation import Evaluation
 from etstpm.metric_rows import ROWS, Sums, mean_of, mean_rows, sum_replicates
+from etstpm.parquet import write_parquet
 from etstpm.storage import Artifact, Store
-from etstpm.tables import REPLICATES, write_parquet
+from etstpm.tables import REPLICATES
 
 IMAGE_AUROC, PIXEL_AUROC = ROWS[0], ROWS[4]
 Floats = npt.NDArray[np.float64]

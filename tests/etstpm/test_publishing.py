@@ -19,9 +19,10 @@ from etstpm.category_scores import IMAGE_SCORES_OF_ARTIFACT
 from etstpm.config import Config
 from etstpm.errors import ResultsError, StorageError
 from etstpm.evaluation import Evaluation
+from etstpm.parquet import schema_without, write_parquet
 from etstpm.publishing import Outcome, Run, load_run, publish_run
 from etstpm.storage import Store, file_sha256
-from etstpm.tables import IMAGE_SCORES, METRICS, REPLICATES, schema_without, write_parquet
+from etstpm.tables import IMAGE_SCORES, METRICS, REPLICATES
 
 STARTED = datetime(2026, 11, 23, 22, 0, tzinfo=UTC)
 FIRST, SECOND = "20261123T220000Z-0a1b2c3d", "20261124T220000Z-4e5f6a7b"

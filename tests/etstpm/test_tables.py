@@ -12,15 +12,8 @@ from pyarrow import dataset
 
 from etstpm import tables
 from etstpm.metric_rows import ROWS
-from etstpm.tables import (
-    IMAGE_SCORES,
-    METRICS,
-    OFFICIAL,
-    PAPER,
-    is_encoded_by_dictionary,
-    schema_without,
-    write_parquet,
-)
+from etstpm.parquet import is_encoded_by_dictionary, schema_without, write_parquet
+from etstpm.tables import IMAGE_SCORES, METRICS, OFFICIAL, PAPER
 
 # DESIGN.md, "The tables": columns are added at the end, never renamed, moved or dropped.
 IMAGE_SCORES_CONTRACT = {
