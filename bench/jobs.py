@@ -13,7 +13,7 @@ from contextlib import redirect_stderr
 from dataclasses import dataclass, replace
 from multiprocessing import connection, get_context
 from multiprocessing.connection import Connection
-from multiprocessing.context import SpawnProcess
+from multiprocessing.context import ForkServerProcess
 from typing import Any
 
 import torch
@@ -51,7 +51,7 @@ class Running:
 
     key: str
     job: Job
-    process: SpawnProcess
+    process: ForkServerProcess
     results: Connection
 
 
@@ -110,9 +110,12 @@ def run_jobs(jobs: Jobs, processes: int) -> Generator[tuple[Job, list[Outcome]]]
 
 
 def _start(key: str, job: Job, threads: int) -> Running:
-    context = get_context("spawn")
+    # One process imports torch and forks each job; its own environment is that of the first one.
+    context = get_context("forkserver")
+    context.set_forkserver_preload([__name__])
     results, sender = context.Pipe(duplex=False)
-    process = context.Process(target=_run, args=(job, threads, sender), daemon=True)
+    arguments = job, threads, dict(os.environ), sender
+    process = context.Process(target=_run, args=arguments, daemon=True)
     # Ctrl-C reaches every process of a terminal. A job inherits from its first instruction on that
     # it is ignored; this process ends it.
     handler = signal.signal(signal.SIGINT, signal.SIG_IGN)
@@ -124,8 +127,10 @@ def _start(key: str, job: Job, threads: int) -> Running:
     return Running(key, job, process, results)
 
 
-def _run(job: Job, threads: int, sender: Connection) -> None:
+def _run(job: Job, threads: int, environment: dict[str, str], sender: Connection) -> None:
     """In the job's process."""
+    os.environ.clear()
+    os.environ.update(environment)
     torch.set_num_threads(threads)
     # The bars of two processes would overwrite each other.
     with open(os.devnull, "w", encoding="utf-8") as nowhere, redirect_stderr(nowhere):  # noqa: PTH123

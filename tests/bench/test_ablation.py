@@ -466,6 +466,7 @@ def test_an_interrupted_run_leaves_no_process_and_goes_on(
             assert running.poll() is None
             time.sleep(0.1)
         children = children_of(running.pid)
+        children += children_of(*children)
         os.killpg(running.pid, signal.SIGINT)  # as Ctrl-C does: to the jobs too
         output, errors = running.communicate(timeout=60)
 
