@@ -4,23 +4,17 @@ Trials that differ in their scoring alone are one job, which trains their studen
 fine-tuning is a job of its own; the students that need it wait for it.
 """
 
-import os
-import signal
-import sys
 import traceback
 from collections.abc import Generator, Iterable
-from contextlib import redirect_stderr
+from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
 from dataclasses import dataclass, replace
-from multiprocessing import connection, get_context
-from multiprocessing.connection import Connection
-from multiprocessing.context import ForkServerProcess
 from typing import Any
 
 import torch
 
 from bench.experiments import Trial
 from bench.records import Origins, Places
-from etstpm import stages
+from etstpm import apart, stages
 from etstpm.config import Config, digest_of
 from etstpm.errors import EtstpmError, reason_of
 from etstpm.publishing import Outcome
@@ -43,16 +37,6 @@ class Job:
 
 
 Jobs = dict[str, Job]
-
-
-@dataclass(frozen=True)
-class Running:
-    """A job's process, and where its outcomes come from."""
-
-    key: str
-    job: Job
-    process: ForkServerProcess
-    results: Connection
 
 
 def plan_jobs(trials: Iterable[Trial], places: Places, origins: Origins) -> Jobs:
@@ -83,58 +67,36 @@ def run_jobs(jobs: Jobs, processes: int) -> Generator[tuple[Job, list[Outcome]]]
     A failed job stops none but those that need its teacher. However this generator is left, no
     process stays behind.
     """
-    waiting, running = dict(jobs), list[Running]()
+    apart.prepare()
+    # PyTorch's own number is OMP_NUM_THREADS, or the cores. Two processes of a thread each train a
+    # fifth more images/s than one of two (two AVX2 cores: 10.8, 9.0).
+    threads = max(1, torch.get_num_threads() // processes)
+    waiting, running = dict(jobs), dict[Future[tuple[Job, list[Outcome]]], str]()
+    with ThreadPoolExecutor(processes) as pool:
+        try:
+            while waiting or running:
+                busy = waiting.keys() | set(running.values())
+                ready = [key for key, job in waiting.items() if job.needs not in busy]
+                for key in ready[: processes - len(running)]:
+                    running[pool.submit(_run, waiting.pop(key), threads)] = key
+                for ended in wait(running, return_when=FIRST_COMPLETED).done:
+                    key, job, outcomes = running.pop(ended), *ended.result()
+                    yield job, outcomes
+                    if outcomes[0].failure is not None:
+                        for other in [name for name, job in waiting.items() if job.needs == key]:
+                            job = waiting.pop(other)
+                            yield job, _failed(job, f"its teacher failed: {outcomes[0].failure}")
+        except BaseException:
+            apart.stop()  # else the pool waits for them
+            raise
+
+
+def _run(job: Job, threads: int) -> tuple[Job, list[Outcome]]:
+    """In a thread that waits for the job's process."""
     try:
-        while waiting or running:
-            busy = waiting.keys() | {one.key for one in running}
-            ready = [key for key, job in waiting.items() if job.needs not in busy]
-            for key in ready[: processes - len(running)]:
-                # PyTorch's own number is OMP_NUM_THREADS, or the cores. Two processes of a thread
-                # each train a fifth more images/s than one of two (two AVX2 cores: 10.8, 9.0).
-                threads = max(1, torch.get_num_threads() // processes)
-                running.append(_start(key, waiting.pop(key), threads))
-            connection.wait([one.process.sentinel for one in running])
-            for one in [one for one in running if not one.process.is_alive()]:
-                running.remove(one)
-                outcomes = _outcomes(one)
-                yield one.job, outcomes
-                if outcomes[0].failure is not None:
-                    for key in [key for key, job in waiting.items() if job.needs == one.key]:
-                        job = waiting.pop(key)
-                        yield job, _failed(job, f"its teacher failed: {outcomes[0].failure}")
-    finally:
-        for one in running:
-            one.process.terminate()
-        for one in running:
-            one.process.join()
-
-
-def _start(key: str, job: Job, threads: int) -> Running:
-    # One process imports torch and forks each job; its own environment is that of the first one.
-    context = get_context("forkserver")
-    context.set_forkserver_preload([__name__])
-    results, sender = context.Pipe(duplex=False)
-    arguments = job, threads, dict(os.environ), sender
-    process = context.Process(target=_run, args=arguments, daemon=True)
-    # Ctrl-C reaches every process of a terminal. A job inherits from its first instruction on that
-    # it is ignored; this process ends it.
-    handler = signal.signal(signal.SIGINT, signal.SIG_IGN)
-    try:
-        process.start()
-    finally:
-        signal.signal(signal.SIGINT, handler)
-    sender.close()
-    return Running(key, job, process, results)
-
-
-def _run(job: Job, threads: int, environment: dict[str, str], sender: Connection) -> None:
-    """In the job's process."""
-    os.environ.clear()
-    os.environ.update(environment)
-    torch.set_num_threads(threads)
-    # The bars of two processes would overwrite each other.
-    with open(os.devnull, "w", encoding="utf-8") as nowhere, redirect_stderr(nowhere):  # noqa: PTH123
-        sender.send(_work(job))
+        return job, apart.Apart(_work, job, threads=threads).result()
+    except apart.DiedError as error:
+        return job, _failed(job, f"{error}; try --jobs 1")
 
 
 def _work(job: Job) -> list[Outcome]:
@@ -161,24 +123,8 @@ def _reason(error: Exception) -> str:
     """One line; whatever is not the user's to mend is a bug, and shows where."""
     if isinstance(error, EtstpmError):
         return reason_of(error)
-    traceback.print_exc(file=sys.__stderr__)
+    traceback.print_exc()
     return f"{type(error).__name__}: {reason_of(error)}"
-
-
-def _outcomes(ended: Running) -> list[Outcome]:
-    """What an ended process has sent; if it died before, that is its failure."""
-    ended.process.join()
-    try:
-        outcomes: list[Outcome] = ended.results.recv()
-    except EOFError:
-        return _failed(
-            ended.job,
-            f"its process ended with exit code {ended.process.exitcode} (-9: killed, perhaps for "
-            "want of memory: try --jobs 1)",
-        )
-    finally:
-        ended.results.close()
-    return outcomes
 
 
 def _failed(job: Job, reason: str) -> list[Outcome]:

@@ -2,6 +2,7 @@
 
 import sys
 from collections.abc import Iterable, Iterator
+from multiprocessing import parent_process
 from typing import TypeVar
 
 from rich.console import Console
@@ -36,7 +37,8 @@ class Bar:
     """
 
     def __init__(self, description: str, total: int | None, *, in_bytes: bool = False) -> None:
-        is_shown = sys.stderr.isatty()
+        # The bars of two processes would overwrite each other: the first shows what they do.
+        is_shown = sys.stderr.isatty() and parent_process() is None
         self._progress = Progress(
             TextColumn("{task.description:<28}"),
             BarColumn(bar_width=24),

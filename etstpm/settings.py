@@ -1,4 +1,4 @@
-"""What belongs to the machine and never changes a result: read from ETSTPM_* variables."""
+"""What belongs to the machine and enters no artifact's address: read from ETSTPM_* variables."""
 
 import os
 from functools import cache
@@ -59,6 +59,12 @@ class Settings(BaseSettings):
 
     teacher_processes: int = Field(
         1, ge=1, description="Processes that fine-tune the teacher together, a GPU each."
+    )
+    category_processes: int = Field(
+        1,
+        ge=1,
+        description="Categories that a run makes at a time, a process each with its share of the "
+        "threads. Last bits differ, as with another number of threads.",
     )
 
 

@@ -15,6 +15,7 @@ from etstpm.addresses import Made, find_scores, find_teacher
 from etstpm.config import Config
 from etstpm.errors import TrainingError
 from etstpm.publishing import Outcome
+from etstpm.settings import settings
 from etstpm.stages import categories_of
 from etstpm.storage import Store
 from flows.children import Job, run_children
@@ -34,8 +35,9 @@ class Fleet(BaseModel):
 
     mode: Literal["here", "pool", "ray"] = Field(
         "here",
-        description="'here': one after another in the run's own process. 'pool': a child run each, "
-        "on the work pool of the deployments teacher and student. 'ray': tasks of a Ray cluster.",
+        description="'here': in the run's own process, or in ETSTPM_CATEGORY_PROCESSES. 'pool': a "
+        "child run each, on the work pool of the deployments teacher and student. 'ray': tasks of "
+        "a Ray cluster.",
     )
     at_once: Annotated[int, Field(ge=1, le=200)] = Field(
         64,
@@ -124,7 +126,8 @@ def _outcomes(
     teacher: str,
     categories: Sequence[str],
 ) -> Iterator[Outcome]:
-    if fleet.mode == "here":
+    processes = settings().category_processes
+    if fleet.mode == "here" and processes == 1:
         yield from (make(config, dataset, teacher, category) for category in categories)
         return
     # A night without new images starts nothing.
@@ -133,6 +136,10 @@ def _outcomes(
     missing = {name: made for name, made in found.items() if made.scores_key is None}
     if fleet.mode == "pool":
         yield from _on_pool(config, fleet, dataset, teacher, missing)
+    elif fleet.mode == "here":
+        from flows.processes import side_by_side
+
+        yield from side_by_side(make, config, dataset, teacher, list(missing), at_once=processes)
     else:
         from flows.ray import on_ray
 

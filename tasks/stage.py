@@ -1,13 +1,16 @@
-"""What every stage's task has in common: no cache of Prefect's, and retries of what may pass."""
+"""What every stage's task has in common: no cache of Prefect's, retries of what may pass."""
 
 from collections.abc import Callable
 from typing import ParamSpec, TypeVar
 
+import torch
 from prefect import Task, task
 from prefect.cache_policies import NO_CACHE
 from prefect.client.schemas.objects import State, TaskRun
 
+from etstpm.apart import Apart
 from etstpm.errors import EtstpmError
+from etstpm.settings import settings
 
 RETRIES = 2
 DELAYS_SECONDS = [10.0, 60.0]
@@ -31,6 +34,17 @@ def stage_task(
         retry_jitter_factor=JITTER,
         retry_condition_fn=may_pass,
     )
+
+
+def run_stage(stage: Callable[..., str], *arguments: object) -> str:
+    """A stage's result, made here or, where a run makes several categories at a time, apart.
+
+    A step of four images has little for many threads to do: each process has its share of them.
+    """
+    at_once = settings().category_processes
+    if at_once == 1:
+        return stage(*arguments)
+    return Apart(stage, *arguments, threads=max(1, torch.get_num_threads() // at_once)).result()
 
 
 def may_pass(_task: "Task[..., object]", _run: TaskRun, state: "State[object]") -> bool:

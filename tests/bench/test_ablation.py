@@ -501,7 +501,7 @@ def test_a_job_whose_process_is_killed_has_failed(finished: Finished, tmp_path: 
 
     assert job.trials == tuple(trials)
     assert [outcome.failure for outcome in outcomes] == [
-        "its process ended with exit code -9 (-9: killed, perhaps for want of memory: try --jobs 1)"
+        "its process ended with exit code -9: killed, perhaps for want of memory; try --jobs 1"
     ] * 2
 
 

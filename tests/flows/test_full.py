@@ -189,9 +189,11 @@ def test_killed_run_goes_on_where_it_stopped(
     assert not (pipeline.store / "runs").exists()
     assert not list((pipeline.store).glob("tables/**/*.parquet"))
 
+    pipeline.environment["ETSTPM_CATEGORY_PROCESSES"] = "2"  # the others side by side
     done = pipeline.run()
 
     assert done.returncode == 0, done.stderr
+    assert done.stderr == ""
     for kind, cards in finished.items():
         after = pipeline.cards(kind)
         assert cards.items() <= after.items(), "what was finished is not done again"
