@@ -139,7 +139,7 @@ def _outcomes(
     elif fleet.mode == "here":
         from flows.processes import side_by_side
 
-        yield from side_by_side(make, config, dataset, teacher, list(missing), at_once=processes)
+        yield from side_by_side(make, config, dataset, teacher, list(missing), processes=processes)
     else:
         from flows.ray import on_ray
 

@@ -11,6 +11,7 @@ from etstpm import apart
 from etstpm.config import Config
 from etstpm.progress import track
 from etstpm.publishing import Outcome
+from tasks.stage import at_once
 
 
 def side_by_side(
@@ -20,7 +21,7 @@ def side_by_side(
     teacher: str,
     categories: Sequence[str],
     *,
-    at_once: int,
+    processes: int,
 ) -> Iterator[Outcome]:
     """What became of each category, as they end; so many at a time.
 
@@ -30,13 +31,15 @@ def side_by_side(
     apart.prepare()
     category_task = task(name="category", task_run_name="{category}", cache_policy=NO_CACHE)(make)
     parameters = {"config": config, "dataset": dataset, "teacher": teacher}
-    runner: ThreadPoolTaskRunner[Outcome] = ThreadPoolTaskRunner(max_workers=at_once)
+    runner: ThreadPoolTaskRunner[Outcome] = ThreadPoolTaskRunner(max_workers=processes)
     with runner:
         try:
+            token = at_once.set(processes)  # for the threads, whose context is a copy
             futures: list[PrefectFuture[Outcome]] = [
                 runner.submit(category_task, parameters | {"category": category})
                 for category in categories
             ]
+            at_once.reset(token)
             for future in track(as_completed(futures), "categories", len(futures)):
                 yield future.result()
         except BaseException:

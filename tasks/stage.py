@@ -1,6 +1,7 @@
 """What every stage's task has in common: no cache of Prefect's, retries of what may pass."""
 
 from collections.abc import Callable
+from contextvars import ContextVar
 from typing import ParamSpec, TypeVar
 
 import torch
@@ -10,12 +11,14 @@ from prefect.client.schemas.objects import State, TaskRun
 
 from etstpm.apart import Apart
 from etstpm.errors import EtstpmError
-from etstpm.settings import settings
 
 RETRIES = 2
 DELAYS_SECONDS = [10.0, 60.0]
 JITTER = 0.5
 """Share of a delay that it may be longer: a fleet that failed at once waits apart."""
+
+at_once: ContextVar[int] = ContextVar("at_once", default=1)
+"""Categories that this run makes at a time; where more than one, each stage is a process."""
 
 Parameters = ParamSpec("Parameters")
 Result = TypeVar("Result")
@@ -41,10 +44,9 @@ def run_stage(stage: Callable[..., str], *arguments: object) -> str:
 
     A step of four images has little for many threads to do: each process has its share of them.
     """
-    at_once = settings().category_processes
-    if at_once == 1:
+    if (count := at_once.get()) == 1:
         return stage(*arguments)
-    return Apart(stage, *arguments, threads=max(1, torch.get_num_threads() // at_once)).result()
+    return Apart(stage, *arguments, threads=max(1, torch.get_num_threads() // count)).result()
 
 
 def may_pass(_task: "Task[..., object]", _run: TaskRun, state: "State[object]") -> bool:
