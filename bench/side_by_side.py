@@ -3,9 +3,8 @@
     python -m bench.side_by_side --dataset MVTEC_ROOT --weights WEIGHTS.pth \
         --categories bottle,capsule --processes 1 2 --set student.epochs=4
 
-Each in a new store, cache and Prefect home, with the embedded server. Seconds are the command's;
-images/s are those of its trainings, every pass counted, between the first one's beginning and the
-last one's end, so that the scores made meanwhile cost both their time.
+Each in a new store, cache and Prefect home, with the embedded server. Seconds are the whole
+command's, so that what each way costs besides its trainings counts.
 """
 
 import argparse
@@ -15,11 +14,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from datetime import datetime, timedelta
 from pathlib import Path
-
-from etstpm.splits import split_train_validation
-from etstpm.storage import Store
 
 ROOT = Path(__file__).parents[1]
 
@@ -30,16 +25,15 @@ def main() -> None:
     results = []
     for processes in arguments.processes:
         results.append(measure(arguments, processes))
-        print("{processes} at once: {seconds:.0f} s, {rate:.1f} images/s".format(**results[-1]))
+        print("{processes} at once: {seconds:.0f} s".format(**results[-1]))
     if arguments.output:
         arguments.output.write_text(json.dumps(results, indent=1) + "\n")
 
 
 def measure(arguments: argparse.Namespace, processes: int) -> dict[str, float]:
-    """One run: its seconds, and the images/s that its students were trained with in all."""
+    """One run: its seconds."""
     with tempfile.TemporaryDirectory() as folder:
-        store = Store(f"{folder}/store")
-        command = [sys.executable, "-m", "flows.full", "--store", store.uri]
+        command = [sys.executable, "-m", "flows.full", "--store", f"{folder}/store"]
         command += ["--dataset", str(arguments.dataset), "--weights", str(arguments.weights)]
         command += ["--categories", arguments.categories]
         command += [word for setting in arguments.set for word in ("--set", setting)]
@@ -48,25 +42,7 @@ def measure(arguments: argparse.Namespace, processes: int) -> dict[str, float]:
         started = time.perf_counter()
         subprocess.run(command, check=True, cwd=ROOT, env=environment, stdout=subprocess.DEVNULL)
         seconds = time.perf_counter() - started
-        run_id = store.read_json("runs/latest.json")["run_id"]
-        outcomes = store.read_json(f"runs/{run_id}/run.json")["outcomes"]
-        scores = [store.get(outcome["scores_key"]).card for outcome in outcomes]
-        students = [store.get(card["student"]).card for card in scores]
-    images, spans = 0, list[tuple[datetime, datetime]]()
-    for card in students:
-        student = card["config"]["student"]
-        training, _ = split_train_validation(
-            card["train_images"], student["validation_fraction"], seed=0
-        )
-        images += len(training) * student["epochs"]
-        ended = datetime.fromisoformat(card["created_at"])
-        spans.append((ended - timedelta(seconds=card["seconds"]), ended))
-    span = max(end for _, end in spans) - min(begin for begin, _ in spans)
-    return {
-        "processes": processes,
-        "seconds": seconds,
-        "rate": images / span.total_seconds(),
-    }
+    return {"processes": processes, "seconds": seconds}
 
 
 def parse_arguments() -> argparse.Namespace:
