@@ -134,8 +134,8 @@ def table(
 
     if pictures is not None and store is None:
         raise ConfigError("--pictures are copied out of a store: give --store")
-    share = f"-{epochs_share}" if epochs_share < 1 else ""
-    page = out or HERE.parent / "docs" / f"quality{share}.md"
+    is_look = epochs_share < 1
+    page = out or HERE.parent / "docs" / (f"quality-{epochs_share}.md" if is_look else "quality.md")
     ablation = load_ablation(experiments)
     trials = trials_of(ablation, epochs_share=epochs_share)
     opened = Store(store) if store else None
@@ -149,7 +149,8 @@ def table(
         results,
         failures,
         story=story.read_text("utf-8") if story.exists() else "",
-        command=f"python -m bench.ablation table{' --epochs-share ' if share else ''}{share[1:]}",
+        command="python -m bench.ablation table"
+        + (f" --epochs-share {epochs_share}" if is_look else ""),
     )
     write_parquet(page.with_suffix(".parquet"), rows.schema, [rows])
     page.write_text(words, "utf-8")

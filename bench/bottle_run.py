@@ -14,6 +14,7 @@ import subprocess
 import sys
 import tempfile
 import time
+from collections.abc import Mapping
 from pathlib import Path
 
 from etstpm.metric_rows import value_of
@@ -28,14 +29,7 @@ def main() -> None:
     arguments = parse_arguments()
     with tempfile.TemporaryDirectory() as folder:
         store = Store(f"{folder}/store")
-        command = [sys.executable, "-m", "flows.full", "--store", store.uri]
-        command += ["--dataset", str(arguments.dataset), "--weights", str(arguments.weights)]
-        command += ["--categories", arguments.category]
-        command += [word for setting in arguments.set for word in ("--set", setting)]
-        environment = os.environ | {"ETSTPM_CACHE": f"{folder}/cache", "PREFECT_HOME": folder}
-        started = time.perf_counter()
-        subprocess.run(command, check=True, cwd=ROOT, env=environment, stdout=subprocess.DEVNULL)
-        seconds = time.perf_counter() - started
+        seconds = run_flow(arguments, arguments.category, folder, {})
         run_id = store.read_json("runs/latest.json")["run_id"]
         outcome = store.read_json(f"runs/{run_id}/run.json")["outcomes"][0]
         scores = store.get(outcome["scores_key"]).card
@@ -50,6 +44,21 @@ def main() -> None:
         "peak_rss_mb": resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss * kilobyte / 1e6,
     }
     arguments.output.write_text(json.dumps(result, indent=1) + "\n")
+
+
+def run_flow(
+    arguments: argparse.Namespace, categories: str, folder: str, settings: Mapping[str, str]
+) -> float:
+    """Seconds of the whole command; store, cache and Prefect's home are in `folder`, and new."""
+    command = [sys.executable, "-m", "flows.full", "--store", f"{folder}/store"]
+    command += ["--dataset", str(arguments.dataset), "--weights", str(arguments.weights)]
+    command += ["--categories", categories]
+    command += [word for setting in arguments.set for word in ("--set", setting)]
+    places = {"ETSTPM_CACHE": f"{folder}/cache", "PREFECT_HOME": folder}
+    environment = {**os.environ, **places, **settings}
+    started = time.perf_counter()
+    subprocess.run(command, check=True, cwd=ROOT, env=environment, stdout=subprocess.DEVNULL)
+    return time.perf_counter() - started
 
 
 def parse_arguments() -> argparse.Namespace:

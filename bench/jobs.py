@@ -10,8 +10,6 @@ from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
 from dataclasses import dataclass, replace
 from typing import Any
 
-import torch
-
 from bench.experiments import Trial
 from bench.records import Origins, Places
 from etstpm import apart, stages
@@ -68,9 +66,7 @@ def run_jobs(jobs: Jobs, processes: int) -> Generator[tuple[Job, list[Outcome]]]
     process stays behind.
     """
     apart.prepare()
-    # PyTorch's own number is OMP_NUM_THREADS, or the cores. Two processes of a thread each train a
-    # fifth more images/s than one of two (two AVX2 cores: 10.8, 9.0).
-    threads = max(1, torch.get_num_threads() // processes)
+    threads = apart.share_of_threads(processes)
     waiting, running = dict(jobs), dict[Future[tuple[Job, list[Outcome]]], str]()
     with ThreadPoolExecutor(processes) as pool:
         try:

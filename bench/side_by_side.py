@@ -9,14 +9,10 @@ command's, so that what each way costs besides its trainings counts.
 
 import argparse
 import json
-import os
-import subprocess
-import sys
 import tempfile
-import time
 from pathlib import Path
 
-ROOT = Path(__file__).parents[1]
+from bench.bottle_run import run_flow
 
 
 def main() -> None:
@@ -24,25 +20,13 @@ def main() -> None:
     arguments = parse_arguments()
     results = []
     for processes in arguments.processes:
-        results.append(measure(arguments, processes))
-        print("{processes} at once: {seconds:.0f} s".format(**results[-1]))
+        settings = {"ETSTPM_CATEGORY_PROCESSES": str(processes)}
+        with tempfile.TemporaryDirectory() as folder:
+            seconds = run_flow(arguments, arguments.categories, folder, settings)
+        results.append({"processes": processes, "seconds": seconds})
+        print(f"{processes} at once: {seconds:.0f} s")
     if arguments.output:
         arguments.output.write_text(json.dumps(results, indent=1) + "\n")
-
-
-def measure(arguments: argparse.Namespace, processes: int) -> dict[str, float]:
-    """One run: its seconds."""
-    with tempfile.TemporaryDirectory() as folder:
-        command = [sys.executable, "-m", "flows.full", "--store", f"{folder}/store"]
-        command += ["--dataset", str(arguments.dataset), "--weights", str(arguments.weights)]
-        command += ["--categories", arguments.categories]
-        command += [word for setting in arguments.set for word in ("--set", setting)]
-        places = {"ETSTPM_CACHE": f"{folder}/cache", "PREFECT_HOME": folder}
-        environment = os.environ | places | {"ETSTPM_CATEGORY_PROCESSES": str(processes)}
-        started = time.perf_counter()
-        subprocess.run(command, check=True, cwd=ROOT, env=environment, stdout=subprocess.DEVNULL)
-        seconds = time.perf_counter() - started
-    return {"processes": processes, "seconds": seconds}
 
 
 def parse_arguments() -> argparse.Namespace:

@@ -72,6 +72,15 @@ class Apart(Generic[Result]):
         return content  # type: ignore[no-any-return]
 
 
+def share_of_threads(processes: int) -> int:
+    """Threads of each of so many processes side by side.
+
+    PyTorch's own number is OMP_NUM_THREADS, or the cores. Two processes of a thread each train a
+    fifth more images/s than one of two (two AVX2 cores: 10.8, 9.0).
+    """
+    return max(1, torch.get_num_threads() // processes)
+
+
 def stop() -> None:
     """End all that are at work, and begin no other: each thread that waits is interrupted."""
     _stopped.set()

@@ -4,12 +4,11 @@ from collections.abc import Callable
 from contextvars import ContextVar
 from typing import ParamSpec, TypeVar
 
-import torch
 from prefect import Task, task
 from prefect.cache_policies import NO_CACHE
 from prefect.client.schemas.objects import State, TaskRun
 
-from etstpm.apart import Apart
+from etstpm.apart import Apart, share_of_threads
 from etstpm.errors import EtstpmError
 
 RETRIES = 2
@@ -40,13 +39,10 @@ def stage_task(
 
 
 def run_stage(stage: Callable[..., str], *arguments: object) -> str:
-    """A stage's result, made here or, where a run makes several categories at a time, apart.
-
-    A step of four images has little for many threads to do: each process has its share of them.
-    """
-    if (count := at_once.get()) == 1:
+    """A stage's result, made here or, where a run makes several categories at a time, apart."""
+    if (processes := at_once.get()) == 1:
         return stage(*arguments)
-    return Apart(stage, *arguments, threads=max(1, torch.get_num_threads() // count)).result()
+    return Apart(stage, *arguments, threads=share_of_threads(processes)).result()
 
 
 def may_pass(_task: "Task[..., object]", _run: TaskRun, state: "State[object]") -> bool:

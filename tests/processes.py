@@ -21,6 +21,15 @@ def children_of(*processes: int) -> list[int]:
     return [int(line) for line in found.stdout.split()]
 
 
+def is_alive(process: int) -> bool:
+    """Whether there is such a process, be it one that nobody has waited for."""
+    try:
+        os.kill(process, 0)
+    except ProcessLookupError:
+        return False
+    return True
+
+
 def processes_of(run_id: str) -> list[int]:
     """Processes that a worker has started for a run, by what it put into their environment."""
     proc = Path("/proc")

@@ -28,8 +28,8 @@ from bench.records import Origins, Places, read_record
 from etstpm.settings import settings
 from etstpm.storage import Store
 from etstpm.storage.artifact import seal
-from tests.prefect_server import REPOSITORY
-from tests.processes import children_of
+from tests.prefect_server import REPOSITORY, wait_until
+from tests.processes import children_of, is_alive
 
 SMALL = '"dataset.image_size=32", "student.epochs=2", "student.batch_size=1"'
 TABLE = f"""\
@@ -474,8 +474,8 @@ def test_an_interrupted_run_leaves_no_process_and_goes_on(
     assert output == "4 trials, 4 to do in 4 jobs, 1 at a time\n"
     assert errors == "ablation: interrupted; the same command goes on from here\n"
     assert children
-    for child in children:
-        wait_until_gone(child)
+    # multiprocessing's own tracker ends a moment after it
+    wait_until(lambda: not any(map(is_alive, children)), 30, "the end of its processes")
     assert not list(store.rglob("students/*"))
     assert not list(store.rglob(".*.partial"))
 
@@ -508,14 +508,3 @@ def test_a_job_whose_process_is_killed_has_failed(finished: Finished, tmp_path: 
 def has_teacher(store: Path) -> bool:
     """Not one that is being written, `.ID.partial`."""
     return any(path.parent.suffix != ".partial" for path in store.glob("teachers/*/card.json"))
-
-
-def wait_until_gone(pid: int) -> None:
-    """Until no such process is left; multiprocessing's own tracker ends a moment after it."""
-    for _ in range(300):
-        try:
-            os.kill(pid, 0)
-        except ProcessLookupError:
-            return
-        time.sleep(0.1)
-    pytest.fail(f"process {pid} stayed behind")

@@ -17,6 +17,7 @@ from etstpm import apart
 from etstpm.apart import Apart, DiedError
 from etstpm.errors import DamagedArtifactError
 from tests.prefect_server import REPOSITORY
+from tests.processes import is_alive
 from tests.services import wait_until
 
 SECONDS = 60.0
@@ -52,14 +53,6 @@ def die() -> None:
 def work_on(file: str) -> None:
     Path(file).write_text(str(os.getpid()))
     time.sleep(SECONDS)
-
-
-def is_alive(process: int) -> bool:
-    try:
-        os.kill(process, 0)
-    except ProcessLookupError:
-        return False
-    return True
 
 
 def test_environment_threads_and_interrupts_are_what_they_should_be(

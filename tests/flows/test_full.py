@@ -14,7 +14,7 @@ import pytest
 
 from etstpm.sample import draw_sample
 from tests.prefect_server import REPOSITORY, Prefect, wait_until
-from tests.processes import children_of
+from tests.processes import children_of, is_alive
 
 RUN_SECONDS = 300.0
 SETTINGS = (
@@ -263,12 +263,4 @@ def test_embedded_server_ends_with_a_killed_run(root: Path, tmp_path: Path) -> N
         process.kill()
         process.wait()
     assert servers, "the run had no server of its own"
-    wait_until(lambda: not any(map(_is_alive, servers)), 30, "the end of the embedded server")
-
-
-def _is_alive(process: int) -> bool:
-    try:
-        os.kill(process, 0)
-    except ProcessLookupError:
-        return False
-    return True
+    wait_until(lambda: not any(map(is_alive, servers)), 30, "the end of the embedded server")
