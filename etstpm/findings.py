@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from etstpm.catalog import MARKER, Declaration
+from etstpm.paths import leads_to_folder
 
 IMAGE_SUFFIXES = {".png", ".jpg", ".jpeg", ".bmp", ".tif", ".tiff"}
 
@@ -169,7 +170,7 @@ class Scan:
         """
         try:
             with os.scandir(folder) as entries:
-                found = sorted((entry.name, entry.is_dir()) for entry in entries)
+                found = sorted((entry.name, leads_to_folder(entry)) for entry in entries)
         except FileNotFoundError:
             return [], []
         kept = []

@@ -1,5 +1,6 @@
 """Paths of this machine, as people write them."""
 
+import errno
 import os
 from pathlib import Path
 
@@ -11,3 +12,16 @@ def local_path(written: str | Path) -> Path:
     path: pathlib's own `expanduser` ends in a RuntimeError.
     """
     return Path(os.path.expanduser(written))  # noqa: PTH111
+
+
+def leads_to_folder(entry: os.DirEntry[str]) -> bool:
+    """Whether an entry of a listing is a folder, or a link to one.
+
+    A link that leads in a circle is none: `os.path.isdir` says so, `DirEntry.is_dir` raises.
+    """
+    try:
+        return entry.is_dir()
+    except OSError as error:
+        if error.errno != errno.ELOOP:
+            raise
+        return False

@@ -14,6 +14,7 @@ from fsspec.implementations.local import LocalFileSystem
 from etstpm.errors import DatasetError, StorageError, reason_of
 from etstpm.findings import IMAGE_SUFFIXES
 from etstpm.images import UNREADABLE, ImageFacts, Pixels, decode_image
+from etstpm.paths import leads_to_folder
 from etstpm.storage.location import open_location
 
 LARGEST = 2**29
@@ -106,8 +107,8 @@ class ImageSource:
         if isinstance(self.fs, LocalFileSystem):
             with os.scandir(folder) as entries:
                 for entry in entries:
-                    if not (entry.is_symlink() and entry.is_dir()):
-                        yield entry.name, entry.is_dir()
+                    if not (entry.is_symlink() and leads_to_folder(entry)):
+                        yield entry.name, leads_to_folder(entry)
             return
         for info in self.fs.ls(folder, detail=True):
             name = info["name"].rstrip("/").rsplit("/", 1)[-1]

@@ -5,6 +5,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from etstpm.findings import Scan, is_image_name
+from etstpm.paths import leads_to_folder
 
 GOOD = "good"
 """The folder, and the defect type, of images without a defect."""
@@ -14,7 +15,7 @@ def names_in(root: Path) -> list[str]:
     """Names of the folders in a root, hidden ones too; none if it is no folder."""
     try:
         with os.scandir(root) as entries:
-            return [entry.name for entry in entries if entry.is_dir()]
+            return [entry.name for entry in entries if leads_to_folder(entry)]
     except NotADirectoryError:
         return []
 

@@ -111,6 +111,11 @@ def link_to_nowhere(root: Path) -> None:
     (root / GOOD / "000.png").symlink_to("nowhere")
 
 
+def link_in_a_circle(root: Path) -> None:
+    (root / GOOD / "000.png").unlink()
+    (root / GOOD / "000.png").symlink_to("000.png")
+
+
 def turned() -> dict[str, object]:
     exif = Image.Exif()
     exif[274] = 6
@@ -213,6 +218,20 @@ TABLE: list[tuple[str, Break, str, str, str]] = [
         "unreadable-image",
         f"{GOOD}/000.png",
         "found No such file or directory",
+    ),
+    (
+        "a link in a circle",
+        link_in_a_circle,
+        "unreadable-image",
+        f"{GOOD}/000.png",
+        "found Too many levels of symbolic links",
+    ),
+    (
+        "a link in a circle beside the categories",
+        lambda root: (root / "000.png").symlink_to("000.png"),
+        "foreign-file",
+        "000.png",
+        "expected categories",
     ),
     (
         "a name in Latin-1",

@@ -54,6 +54,7 @@ def test_every_kind_of_bad_file_is_a_fault_of_its_own(tmp_path: Path) -> None:
     (tmp_path / "text.png").write_text("<script>alert(1)</script>")
     os.mkfifo(tmp_path / "pipe.png")
     (tmp_path / "gone.png").symlink_to(tmp_path / "nowhere")
+    (tmp_path / "circle.png").symlink_to("circle.png")
     Image.fromarray(np.ones((4, 4), np.int32)).save(tmp_path / "deep.tiff")
     (tmp_path / os.fsdecode(b"latin-\xe9.png")).write_bytes(whole)
 
@@ -62,6 +63,7 @@ def test_every_kind_of_bad_file_is_a_fault_of_its_own(tmp_path: Path) -> None:
     assert faults.pop("good.png") == ""
     assert faults.pop("latin-\\udce9.png") == ""
     expected = {
+        "circle.png": "cannot be read: Too many levels of symbolic links",
         "cut.png": "not a whole image: ",
         "deep.tiff": "not a whole image: 32-bit grey values",
         "empty.png": "cannot be read: the file is empty",
