@@ -97,7 +97,7 @@ def tables_of(store: Store, folder: Path, run_id: str = RUN) -> Tables:
 
 
 def cards_of(store: Store) -> dict[str, bytes]:
-    """Every card, as its file has it."""
+    """Every card, as its file has it; a hidden folder that a killed process filled has none."""
     paths = store.fs.find(store.root) if store.fs.exists(store.root) else []
     keys = [path[len(store.root) + 1 :] for path in paths if path.endswith("/card.json")]
-    return {key: store.read_bytes(key) for key in keys}
+    return {key: store.read_bytes(key) for key in keys if "/." not in key}
