@@ -34,13 +34,14 @@ run: .venv/ready
 		$(foreach override,$(SET),--set "$(override)")
 
 # Made again, it changes what has changed: pools, deployments and automations are known by name.
+# A process worker runs this Python, at this path.
 deploy: .venv/ready
-	$(BIN)/prefect work-pool create cpu --type $(POOL) --overwrite $(call template,cpu)
-	$(BIN)/prefect work-pool create gpu --type $(POOL) --overwrite $(call template,gpu)
+	$(call template,cpu) | $(BIN)/prefect work-pool create cpu --type $(POOL) --overwrite --base-job-template /dev/stdin
+	$(call template,gpu) | $(BIN)/prefect work-pool create gpu --type $(POOL) --overwrite --base-job-template /dev/stdin
 	$(BIN)/prefect --no-prompt deploy --all --prefect-file deployments/prefect.yaml
 	$(BIN)/python -m flows.automations deployments/automations.yaml $(if $(NOTIFY),--notify "$(NOTIFY)")
 
-template = $(if $(filter-out process,$(POOL)),--base-job-template deployments/pools/$(POOL)-$(1).json)
+template = sed 's|PYTHON|$(abspath $(BIN))/python|' deployments/pools/$(POOL)$(if $(filter-out process,$(POOL)),-$(1)).json
 
 # On real images where ETSTPM_REAL_DATA names them, else on drawn ones; ETSTPM_E2E=short in `make test`
 # draws them always.

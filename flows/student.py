@@ -7,7 +7,6 @@ from prefect.client.schemas.objects import State
 from prefect.states import Completed, Failed
 
 from etstpm.config import Config
-from flows.full import train_and_score
 
 
 @flow(name="etstpm-student")
@@ -23,6 +22,9 @@ def make_student(
         # A timer of C, not of Prefect or Python: it ends a process that hangs in a CUDA call too,
         # and the worker's log gets the lines that every thread stood in. The process dies with it.
         faulthandler.dump_traceback_later(60 * deadline_minutes, exit=True)
+    # Here: a worker loads this file to look for hooks when a child has crashed, and needs no torch.
+    from flows.full import train_and_score
+
     outcome = train_and_score(config, dataset, teacher, category)
     if outcome.failure is not None:
         return Failed(message=outcome.failure)

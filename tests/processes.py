@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 
+from flows.forking import name_of
 from tests.services import wait_until
 
 SECONDS = 120.0
@@ -31,15 +32,22 @@ def is_alive(process: int) -> bool:
 
 
 def processes_of(run_id: str) -> list[int]:
-    """Processes that a worker has started for a run, by what it put into their environment."""
+    """Processes that a worker has started for a run, and those that were forked for them.
+
+    By what the worker put into their environment, or by their name.
+    """
     proc = Path("/proc")
     if not proc.is_dir():
         pytest.skip("finds a run's process through /proc, which this system has not")
     needle = f"PREFECT__FLOW_RUN_ID={run_id}".encode()
+    name = name_of({"PREFECT__FLOW_RUN_ID": run_id})
     found = []
     for folder in proc.iterdir():
         with suppress(OSError):
-            if folder.name.isdigit() and needle in (folder / "environ").read_bytes().split(b"\0"):
+            if folder.name.isdigit() and (
+                (folder / "comm").read_text() == f"{name}\n"
+                or needle in (folder / "environ").read_bytes().split(b"\0")
+            ):
                 found.append(int(folder.name))
     return found
 
