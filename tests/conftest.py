@@ -21,12 +21,12 @@ hypothesis.settings.register_profile("ci", derandomize=True)
 if os.environ.get("CI"):
     hypothesis.settings.load_profile("ci")
 
-# Two workers whose threads wait for each other by spinning are slower than one.
+# Workers whose threads wait for each other by spinning are slower than one.
 if "PYTEST_XDIST_WORKER" in os.environ:
     os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 
-class Halves(LoadScopeScheduling):  # type: ignore[misc]
+class Shares(LoadScopeScheduling):  # type: ignore[misc]
     """One worker has all that needs Prefect's server, and starts it once; files stay whole."""
 
     def _split_scope(self, nodeid: str) -> str:
@@ -34,9 +34,14 @@ class Halves(LoadScopeScheduling):  # type: ignore[misc]
         return "fleet" if path.split("/")[1] in {"deployments", "flows", "tasks"} else path
 
 
-def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> Halves:
-    """Who of `-n 2` gets which tests. xdist's own groups are lost with pytest 9.2."""
-    return Halves(config, log)
+def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> Shares:
+    """Who of `-n 3` gets which tests. xdist's own groups are lost with pytest 9.2."""
+    return Shares(config, log)
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """The longest file first: the others fill up beside it, and no worker is left with it alone."""
+    items.sort(key=lambda item: item.path.name != "test_storage_survival.py")
 
 
 @pytest.fixture(autouse=True)

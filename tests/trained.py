@@ -1,4 +1,7 @@
-"""A store in which tiny runs are published, for what works with a published student."""
+"""A store in which tiny runs are published, for what works with a published student.
+
+Its imports are where they are used: pytest's process that hands out the tests needs no torch.
+"""
 
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -6,10 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from etstpm import stages
 from etstpm.config import Config
-from etstpm.publishing import Outcome, publish_run
-from etstpm.runs import latest_run, move_latest
 from etstpm.settings import settings
 from etstpm.storage import Store
 
@@ -33,6 +33,8 @@ class Published:
 
 @pytest.fixture(scope="session")
 def published(drawn: Path, tmp_path_factory: pytest.TempPathFactory) -> Published:
+    from etstpm.runs import latest_run, move_latest
+
     folder = tmp_path_factory.mktemp("published")
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("ETSTPM_CACHE", str(folder / "cache"))
@@ -47,6 +49,9 @@ def published(drawn: Path, tmp_path_factory: pytest.TempPathFactory) -> Publishe
 
 
 def _publish(root: Path, place: Path, fusion: str) -> str:
+    from etstpm import stages
+    from etstpm.publishing import Outcome, publish_run
+
     config = Config.model_validate(
         {
             "dataset": {"root": str(root), "categories": (CATEGORY,), "image_size": 64},
