@@ -48,8 +48,9 @@ template = sed 's|PYTHON|$(abspath $(BIN))/python|' deployments/pools/$(POOL)$(i
 e2e: .venv/ready
 	ETSTPM_E2E=full $(BIN)/python -m pytest -s -n 0 -k test_night_that_breaks tests/deployments/test_breakage.py
 
+# With bytecode, whatever the environment says: hundreds of processes would compile the same modules.
 test: .venv/ready
-	$(BIN)/python -m pytest
+	PYTHONDONTWRITEBYTECODE= $(BIN)/python -m pytest
 
 check: check-static test guard
 
@@ -86,7 +87,7 @@ ablation: .venv/ready
 
 .venv-bench/ready: bench/peer-requirements.txt .venv/ready
 	@$(BIN)/uv venv --quiet --clear .venv-bench
-	@$(BIN)/uv pip install --quiet --python .venv-bench/bin/python --requirement $<
+	@$(BIN)/uv pip install --quiet --compile-bytecode --python .venv-bench/bin/python --requirement $<
 	@touch $@
 
 # The lock holds hashes and no index addresses; it is universal (Linux and macOS, Python >= 3.11).
@@ -100,11 +101,13 @@ lock: .venv/ready
 		--generate-hashes --no-emit-index-url --no-header --quiet \
 		--output-file deployments/docker/object-store.lock
 
+# Compiled once, here: a process that may not write beside the packages compiled torch and Prefect each
+# time, three seconds of it.
 .venv/ready: requirements.lock pyproject.toml
 	@test -x $(BIN)/python || { echo "making .venv"; $(PYTHON) -m venv .venv; }
 	@test -x $(BIN)/uv || $(BIN)/python -m pip install --quiet --disable-pip-version-check uv
 	@echo "installing what requirements.lock pins"
-	@$(BIN)/uv pip install --quiet --require-hashes --requirement requirements.lock
+	@$(BIN)/uv pip install --quiet --compile-bytecode --require-hashes --requirement requirements.lock
 	@$(BIN)/uv pip install --quiet --no-deps --editable .
 	@touch $@
 

@@ -30,6 +30,8 @@ AUPRO_LIMITS = {"aupro": 0.3, "aupro_0.05": 0.05}
 EDGES = 500
 """Of each class."""
 REPLICATES = 1000
+BLOCK = 2**16
+"""Values of each kind, replicates times edges, that are worked on together: a processor's cache."""
 PERCENTILES = 2.5, 97.5
 
 
@@ -119,7 +121,21 @@ def replicate(counts: ImageCounts, weights: Floats) -> dict[str, Floats]:
 
     counts: of N images. weights: (R, N).
     """
-    good, defective = weights @ counts.good, weights @ counts.defective
+    sums = [weights @ counts.good, weights @ counts.defective]
+    if counts.overlap is not None:
+        sums.append(weights @ counts.overlap)
+    rows = max(1, BLOCK // counts.good.shape[1])
+    blocks = [
+        _metrics_of(*(part[first : first + rows] for part in sums))
+        for first in range(0, len(weights), rows)
+    ]
+    return {name: np.concatenate([block[name] for block in blocks]) for name in blocks[0]}
+
+
+def _metrics_of(
+    good: Floats, defective: Floats, overlap: Floats | None = None
+) -> dict[str, Floats]:
+    """The metrics of replicates (rows), of what scores at least each edge (K columns)."""
     precision = defective / np.maximum(good + defective, 1)
     with np.errstate(invalid="ignore"):
         false_positives, recall = good / good[:, :1], defective / defective[:, :1]
@@ -128,11 +144,10 @@ def replicate(counts: ImageCounts, weights: Floats) -> dict[str, Floats]:
             "ap": (-np.diff(recall, append=0) * precision).sum(1),
             "f1_max": (2 * defective / (good + defective + defective[:, :1])).max(1),
         }
-        if counts.overlap is not None:
-            overlap = weights @ counts.overlap
-            overlap /= overlap[:, :1]
+        if overlap is not None:
+            covered = overlap / overlap[:, :1]
             values |= {
-                name: _area(false_positives, overlap, limit) for name, limit in AUPRO_LIMITS.items()
+                name: _area(false_positives, covered, limit) for name, limit in AUPRO_LIMITS.items()
             }
     has_both_classes = (good[:, 0] > 0) & (defective[:, 0] > 0)
     return {

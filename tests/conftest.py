@@ -35,7 +35,7 @@ class Shares(LoadScopeScheduling):  # type: ignore[misc]
 
 
 def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> Shares:
-    """Who of `-n 3` gets which tests. xdist's own groups are lost with pytest 9.2."""
+    """Who of `-n 2` gets which tests. xdist's own groups are lost with pytest 9.2."""
     return Shares(config, log)
 
 
