@@ -30,7 +30,7 @@ def fork_for_requests(listener: socket.socket, worker: int) -> list[str]:
     In the zygote they are none.
     """
     for module in MODULES:
-        importlib.import_module(module)
+        importlib.import_module(module)  # and touch no GPU: CUDA does not survive a fork
     gc.collect()
     gc.freeze()  # a collection would write to pages that all forked processes share
     return Zygote(listener, worker).serve()

@@ -33,6 +33,9 @@ OF_ONE_RUN = re.compile("PREFECT__.*|PWD|OLDPWD|SHLVL|_")
 
 def main(words: list[str]) -> None:
     """Run a module with its arguments; the exit code is the module's, a killed one's its signal."""
+    if not words:
+        sys.stderr.write("etstpm: no module to run; give one, as: -m flows.zygote prefect.engine\n")
+        raise SystemExit(2)
     if words[0] == "--fork":
         from flows.forking import fork_for_requests
 

@@ -191,6 +191,17 @@ def test_a_killed_zygote_takes_its_own_with_it_and_ends_with_its_worker(
     assert [path.name for path in folder.iterdir()] == ["lock"]
 
 
+def test_without_a_module_it_says_what_it_takes() -> None:
+    done = subprocess.run(
+        [sys.executable, "-m", "flows.zygote"], capture_output=True, text=True, check=False
+    )
+
+    assert done.returncode == 2
+    assert done.stderr == (
+        "etstpm: no module to run; give one, as: -m flows.zygote prefect.engine\n"
+    )
+
+
 def test_another_environment_has_another_zygote() -> None:
     names = {
         name_of_zygote(process, {"OMP_NUM_THREADS": threads})
