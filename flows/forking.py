@@ -1,7 +1,6 @@
 """The zygote of `flows.zygote`: imports once, forks for each request, says how each ended."""
 
 import ctypes
-import fcntl
 import gc
 import importlib
 import json
@@ -10,11 +9,12 @@ import selectors
 import signal
 import socket
 import sys
-from collections.abc import Mapping
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
+
+from flows.zygote import addresses_locked
 
 MODULES = ("flows.full", "flows.score", "flows.student", "flows.teacher", "flows.validate")
 """What the deployments run, and with it torch and Prefect."""
@@ -77,8 +77,7 @@ class Zygote:
     def is_forgotten(self) -> bool:
         """Whether nobody asks just now. The address is gone then: the next one starts another."""
         address = Path(self.listener.getsockname())
-        with (address.parent / "lock").open("w") as lock:
-            fcntl.flock(lock, fcntl.LOCK_EX)
+        with addresses_locked(address.parent):
             if self.selector.select(0):
                 return False
             address.unlink(missing_ok=True)
@@ -153,16 +152,17 @@ def _say(asker: socket.socket, number: int) -> None:
         asker.sendall(number.to_bytes(4, "big", signed=True))
 
 
-def name_of(environment: Mapping[str, str]) -> str:
-    """What `ps` and `top` call a process: of the flow run's id what tells it from the others."""
-    return f"etstpm {environment.get('PREFECT__FLOW_RUN_ID', '')[-8:]}".rstrip()
+def process_name(run_id: str) -> str:
+    """What `ps` and `top` call a run's process: of its id what tells it from the others."""
+    return f"etstpm {run_id[-8:]}".rstrip()
 
 
 def _become(zygote: int, request: dict[str, Any], files: list[int]) -> None:
     """Take on the folder, environment and standard files of who asked."""
     os.setsid()
     system = ctypes.CDLL(None)
-    system.prctl(PR_SET_NAME, name_of(request["environment"]).encode())
+    run_id = request["environment"].get("PREFECT__FLOW_RUN_ID", "")
+    system.prctl(PR_SET_NAME, process_name(run_id).encode())
     system.prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
     if os.getppid() != zygote:  # it was killed before that was said
         os._exit(1)

@@ -22,8 +22,8 @@ import socket
 import subprocess
 import sys
 import tempfile
-from collections.abc import Mapping
-from contextlib import suppress
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from types import FrameType
 
@@ -101,8 +101,7 @@ def _connection() -> socket.socket:
     environment = {k: v for k, v in os.environ.items() if not OF_ONE_RUN.fullmatch(k)}
     address = folder / name_of_zygote(worker, environment)
     zygote = socket.socket(socket.AF_UNIX)
-    with (folder / "lock").open("w") as lock:
-        fcntl.flock(lock, fcntl.LOCK_EX)
+    with addresses_locked(folder):
         try:
             zygote.connect(str(address))
         except OSError:
@@ -110,6 +109,17 @@ def _connection() -> socket.socket:
             _start(address, worker, environment)
             zygote.connect(str(address))
     return zygote
+
+
+@contextmanager
+def addresses_locked(folder: Path) -> Iterator[None]:
+    """Nobody else starts a zygote, or takes its address away, meanwhile.
+
+    Not `etstpm.locks`, whose imports take as long as all else that a run does here.
+    """
+    with (folder / "lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        yield
 
 
 def name_of_zygote(worker: int, environment: Mapping[str, str]) -> str:

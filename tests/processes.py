@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from flows.forking import name_of
+from flows.forking import process_name
 from tests.services import wait_until
 
 SECONDS = 120.0
@@ -40,7 +40,7 @@ def processes_of(run_id: str) -> list[int]:
     if not proc.is_dir():
         pytest.skip("finds a run's process through /proc, which this system has not")
     needle = f"PREFECT__FLOW_RUN_ID={run_id}".encode()
-    name = name_of({"PREFECT__FLOW_RUN_ID": run_id})
+    name = process_name(run_id)
     found = []
     for folder in proc.iterdir():
         with suppress(OSError):

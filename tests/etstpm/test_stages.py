@@ -30,6 +30,7 @@ from etstpm.sample import CATEGORIES, MARKER
 from etstpm.scoring import ResizedMaps, resize_map, score_images
 from etstpm.settings import settings
 from etstpm.storage import Store
+from tests.etstpm.stage_runs import cards_of
 
 CATEGORY = "biscuit"
 
@@ -70,10 +71,6 @@ def run(config: Config, category: str = CATEGORY) -> Keys:
     student = stages.student(config, store, dataset, teacher, category)
     scores = stages.scores(config, store, dataset, student, category)
     return Keys(dataset, teacher, student, scores)
-
-
-def cards_of(store: Path) -> dict[str, bytes]:
-    return {str(path.relative_to(store)): path.read_bytes() for path in store.rglob("card.json")}
 
 
 def score_table(config: Config, keys: Keys) -> list[dict[str, Any]]:
@@ -279,10 +276,10 @@ def test_a_second_run_makes_nothing_again(
     copied: tuple[Config, Keys],
 ) -> None:
     config, keys = copied
-    before = cards_of(Path(config.store))
+    before = cards_of(Store(config.store))
     assert len(before) == 4
     assert run(config) == keys
-    assert cards_of(Path(config.store)) == before  # created_at included
+    assert cards_of(Store(config.store)) == before  # created_at included
 
 
 CHANGES: dict[str, tuple[dict[str, Any], set[str]]] = {

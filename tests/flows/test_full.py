@@ -13,6 +13,8 @@ import pandas as pd
 import pytest
 
 from etstpm.sample import draw_sample
+from etstpm.storage import Store
+from tests.etstpm.stage_runs import cards_of
 from tests.prefect_server import REPOSITORY, Prefect, wait_until
 from tests.processes import children_of, is_alive
 
@@ -70,9 +72,9 @@ class Pipeline:
 
 def cards_in(store: Path, kind: str) -> dict[str, str]:
     return {
-        path.parent.relative_to(store).as_posix(): json.loads(path.read_text())["created_at"]
-        for path in sorted((store / kind).rglob("card.json"))
-        if path.parent.suffix != ".partial"  # a process is about to rename it, or was killed
+        key.removesuffix("/card.json"): json.loads(card)["created_at"]
+        for key, card in cards_of(Store(str(store))).items()
+        if key.startswith(f"{kind}/")
     }
 
 
