@@ -11,7 +11,7 @@ from typing import Any, TypeVar
 from etstpm.errors import ConfigError
 from etstpm.images import ImageFacts
 
-VERSION = 1
+VERSION = 2
 """Raised when a fact is worked out in another way, or there is a new one."""
 
 Stamp = list[int]

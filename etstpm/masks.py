@@ -1,29 +1,27 @@
 """Ground-truth masks: what decoding one shows, and what is wrong with it beside its image."""
 
+import hashlib
 from pathlib import Path
 
 from etstpm.facts import MaskFacts
 from etstpm.findings import Entry, Scan
-from etstpm.images import ImageFacts, read_grey
-from etstpm.storage import file_sha256
+from etstpm.images import ImageFacts, decode_grey, read_file
 
 
 def read_mask_facts(path: Path, above: int) -> MaskFacts:
     """Decode a mask fully. Raises one of `images.UNREADABLE`."""
-    grey = read_grey(path)
-    sha256 = file_sha256(path)
-    height, width = grey.shape
-    defective = grey > above
-    lowest, highest = int(grey.min()), int(grey.max())
+    content = read_file(path)
+    grey = decode_grey(content)
+    pixels_of = grey.histogram()  # by grey value
     return MaskFacts(
-        sha256,
-        width,
-        height,
+        hashlib.sha256(content).hexdigest(),
+        grey.width,
+        grey.height,
         above,
-        is_empty=highest <= above,
-        is_full=lowest > above,
+        is_empty=not any(pixels_of[above + 1 :]),
+        is_full=not any(pixels_of[: above + 1]),
         # A release may number the kinds of defect; then every value above the cut counts.
-        is_binary=above == 0 or bool(((grey == 0) | (grey == 255))[defective | (grey > 0)].all()),
+        is_binary=above == 0 or not any(pixels_of[1:255]),
     )
 
 

@@ -71,9 +71,10 @@ def _decode(
             try:
                 if kind == "mask":
                     return read_mask_facts(path, scan.declaration.mask_above)
-                fact, drafts[kind].pixels[rows[index]] = read_image(path, size)
+                fact, pixels = read_image(path, size)
             except UNREADABLE as error:
                 return error
+            drafts[kind].write(rows[index], pixels)
             drafts[kind].sha256s[rows[index]] = fact.sha256
             return fact
 

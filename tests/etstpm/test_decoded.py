@@ -185,9 +185,10 @@ def test_a_split_beyond_the_bound_is_still_served(
 
 def test_partial_files_of_the_dead_are_swept_and_those_of_the_living_are_not(cache: Path) -> None:
     code = (
-        "import sys, time, pathlib; from etstpm.decoded import new_decoded_file\n"
+        "import sys, time, pathlib, numpy; from etstpm.decoded import new_decoded_file\n"
         "with new_decoded_file('x', 4, 32, pathlib.Path(sys.argv[1])) as draft:\n"
-        "    draft.pixels[:2] = 7; print('half', flush=True); time.sleep(60)\n"
+        "    draft.write(0, numpy.full((32, 32, 3), 7, numpy.uint8))\n"
+        "    print('half', flush=True); time.sleep(60)\n"
     )
     with subprocess.Popen(
         [sys.executable, "-c", code, str(cache)], stdout=subprocess.PIPE
@@ -214,7 +215,7 @@ def test_a_cache_that_cannot_be_written_is_named(files: list[ImageFile], tmp_pat
 def test_a_full_disk_is_named(
     files: list[ImageFile], cache: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Its room is taken before a byte is mapped: writing to a map on a full disk kills."""
+    """Its room is taken before an image is decoded."""
 
     def full(*_: int) -> None:
         raise OSError(28, "No space left on device")

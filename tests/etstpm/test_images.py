@@ -10,6 +10,7 @@ from pathlib import Path
 
 import numpy as np
 import numpy.typing as npt
+import pyarrow as pa
 import pytest
 import torch
 from hypothesis import given
@@ -162,6 +163,37 @@ def test_mean_and_contrast_are_of_the_grey_values(tmp_path: Path) -> None:
     facts, _ = read_image(path, 16)
     assert facts.mean == pytest.approx(grey.mean(), abs=1e-9)
     assert facts.contrast == pytest.approx(grey.std(), abs=1e-9)
+
+
+def test_of_a_large_image_a_sample_tells_mean_and_contrast(tmp_path: Path) -> None:
+    """At most 128 rows and columns: here, of a ramp, nearly the same as all."""
+    path = save(tmp_path / "a.png", ramp(300, 700))
+    grey = np.asarray(Image.open(path).convert("L"), np.float64)
+    facts, _ = read_image(path, 16)
+    assert facts.mean == pytest.approx(grey.mean(), abs=1)
+    assert facts.contrast == pytest.approx(grey.std(), rel=0.02)
+    assert facts.contrast != pytest.approx(grey.std(), abs=1e-9)
+
+
+def test_only_an_image_of_one_value_has_no_contrast(tmp_path: Path) -> None:
+    """The sample has missed the one pixel that is another."""
+    values = np.full((300, 300, 3), 7, np.uint8)
+    assert read_image(save(tmp_path / "a.png", values), 16)[0].contrast == 0
+    values[0, 0] = 8
+    facts, _ = read_image(save(tmp_path / "b.png", values), 16)
+    assert facts.contrast == pytest.approx(np.sqrt(1 / 90_000), rel=1e-3)
+    assert facts.mean == pytest.approx(7 + 1 / 90_000, rel=1e-9)
+
+
+def test_an_image_too_large_for_one_block_is_resized_alike(tmp_path: Path) -> None:
+    """Pillow keeps it in several, whose memory cannot be shared as one array."""
+    values = np.random.default_rng(0).integers(0, 256, (2300, 2000, 3), dtype=np.uint8)
+    with pytest.raises(ValueError, match="not contiguous"):
+        pa.array(Image.fromarray(values))
+    ours = read_image(save(tmp_path / "a.png", values), 64)[1]
+    tensor = torch.from_numpy(values).permute(2, 0, 1)
+    theirs = torchvision.resize(tensor, [64, 64], antialias=True).permute(1, 2, 0).numpy()
+    assert np.array_equal(ours, theirs)
 
 
 MODES_OF = {
