@@ -241,7 +241,11 @@ MANIFEST = _schema(
     _field("mask_above", pa.int16(), "grey values of the mask above this are defective"),
     _field("format", _NAME, "file format by its contents: PNG, JPEG, MPO, BMP or TIFF"),
     _field("mean", pa.float64(), "mean grey value of up to 128 rows and columns, 0 to 255"),
-    _field("contrast", pa.float64(), "their standard deviation; 0 only where all values of the image are one"),
+    _field(
+        "contrast",
+        pa.float64(),
+        "their standard deviation; 0 only where all values of the image are one",
+    ),
 )
 
 FINDINGS = _schema(
