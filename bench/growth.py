@@ -31,24 +31,10 @@ SETTINGS = (
 )
 STAGES = """
 import sys
-from datetime import UTC, datetime
-from etstpm import stages
+from bench.nights import publish_night
 from etstpm.config import Config
-from etstpm.publishing import Outcome, publish_run
-from etstpm.storage import Store
-root, place = sys.argv[1:3]
-config = Config.load("sample", sys.argv[3:], {"dataset.root": root, "store": place})
-store = Store(place)
-began = datetime.now(UTC)
-dataset = stages.validate(config, store)
-teacher = stages.teacher(config, store, dataset)
-outcomes = []
-for category in stages.categories_of(store, dataset):
-    student = stages.student(config, store, dataset, teacher, category)
-    scores = stages.scores(config, store, dataset, student, category)
-    outcomes.append(Outcome(category, scores))
-publish_run(store, config, run_id="growth", started_at=began, dataset_key=dataset,
-            teacher_key=teacher, outcomes=outcomes)
+root, store = sys.argv[1:3]
+publish_night(Config.load("sample", sys.argv[3:], {"dataset.root": root, "store": store}), "growth")
 """
 
 

@@ -11,19 +11,16 @@ import argparse
 import json
 import shutil
 import tempfile
-from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
 import pyarrow.parquet as pq
 
-from etstpm import stages
+from bench.nights import publish_night
 from etstpm.config import Config
 from etstpm.metric_rows import value_of
-from etstpm.publishing import Outcome, publish_run
 from etstpm.storage import Store
 from etstpm.tables import PAPER
-from etstpm.warm_start import pin_run
 
 
 def main() -> None:
@@ -56,33 +53,18 @@ def main() -> None:
 
 def night(config: Config, run_id: str, category: str) -> dict[str, Any]:
     """A run over the category, and what its cards say."""
-    store, began = Store(config.store), datetime.now(UTC)
-    config = pin_run(config, store)
-    dataset = stages.validate(config, store)
-    teacher = stages.teacher(config, store, dataset)
-    student_key = stages.student(config, store, dataset, teacher, category)
-    key = stages.scores(config, store, dataset, student_key, category)
-    publish_run(
-        store,
-        config,
-        run_id=run_id,
-        started_at=began,
-        dataset_key=dataset,
-        teacher_key=teacher,
-        outcomes=[Outcome(category, key)],
-    )
-    student, scores = store.get(student_key).card, store.get(key).card
-    with store.open(store.get(key), "image_scores.parquet") as folder:
+    ((student, scores),) = publish_night(config, run_id, categories=[category]).values()
+    with Store(config.store).open(scores, "image_scores.parquet") as folder:
         rows = pq.read_table(folder / "image_scores.parquet", partitioning=None).to_pylist()
     alarms = [row["predicted"] for row in rows if row["label"] == 0]
-    start = student["start"]
+    start = student.card["start"]
     found = {
-        "train_images": student["train_images"],
+        "train_images": student.card["train_images"],
         "epochs": start["epochs"] if start else config.student.epochs,
-        "seconds": student["seconds"],
-        "validation_map": student["metrics"]["validation_map"],
-        "image_auroc": value_of(scores["metrics"], PAPER, "image", "auroc"),
-        "pixel_auroc": value_of(scores["metrics"], PAPER, "pixel", "auroc"),
+        "seconds": student.card["seconds"],
+        "validation_map": student.card["metrics"]["validation_map"],
+        "image_auroc": value_of(scores.card["metrics"], PAPER, "image", "auroc"),
+        "pixel_auroc": value_of(scores.card["metrics"], PAPER, "pixel", "auroc"),
         "false_alarms": sum(alarms) / max(1, len(alarms)),
     }
     print(

@@ -16,6 +16,9 @@ from etstpm.storage import Store
 
 Status = Literal["passed", "regressed", "incomplete", "unjudged"]
 
+SPELT_OUT = 4
+"""Findings that a verdict's reason names; `run.json` has all."""
+
 
 @dataclass(frozen=True)
 class Finding:
@@ -27,7 +30,7 @@ class Finding:
     """Of a category that failed."""
 
     def describe(self) -> str:
-        """In one line: which category, how much, how sure, what changed."""
+        """In one line: which category, how much, how sure."""
         change = self.change
         if self.kind == "failed":
             return f"{change.category} failed: {self.message}"
@@ -37,11 +40,10 @@ class Finding:
         if self.kind == "undefined" or change.difference is None:
             return f"{name} is not defined any more (was {change.before})"
         pairing = "" if change.is_paired else ", other test images"
-        what = f"; changed: {', '.join(change.what)}" if change.what else ""
         return (
             f"{name} fell by {-change.difference:.3f} from {change.before:.3f} to "
             f"{change.after:.3f} (95 % interval of the difference {change.low:+.3f} to "
-            f"{change.high:+.3f}{pairing}{what})"
+            f"{change.high:+.3f}{pairing})"
         )
 
 
@@ -65,9 +67,16 @@ class Verdict:
 
     @property
     def reason(self) -> str | None:
-        """Why it did not pass, in one line."""
-        said = [finding.describe() for finding in self.findings]
-        return "; ".join([*([self.trouble] if self.trouble else []), *said]) or None
+        """Why it did not pass, in one line: the worst findings first, and what changed, once."""
+        worst = sorted(self.findings, key=lambda finding: finding.change.difference or -1.0)
+        said = [self.trouble] if self.trouble else []
+        said += [finding.describe() for finding in worst[:SPELT_OUT]]
+        if len(worst) > SPELT_OUT:
+            said.append(f"{len(worst) - SPELT_OUT} more")
+        changed = dict.fromkeys(what for finding in worst for what in finding.change.what)
+        if changed:
+            said.append(f"changed: {', '.join(changed)}")
+        return "; ".join(said) or None
 
     def to_record(self) -> dict[str, Any]:
         """As `run.json` holds it."""

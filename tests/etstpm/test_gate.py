@@ -86,13 +86,32 @@ def test_a_drop_that_is_large_and_sure_keeps_the_run_back(store: Store) -> None:
         "seed 0 -> 4",
     )
     assert verdict.reason is not None
-    assert verdict.reason.startswith("screw: image AUROC fell by 0.")
+    assert "screw: image AUROC fell by 0." in verdict.reason
     assert "95 % interval of the difference -0." in verdict.reason
     assert latest_run(store) == FIRST
     assert read_run(store, SECOND)["verdict"]["reason"] == verdict.reason
     # The next night is judged against the last good run, not against the bad one.
     again = publish(store, outcomes, THIRD, worse)
     assert (verdict_of(again).status, verdict_of(again).baseline) == ("regressed", FIRST)
+
+
+def test_a_reason_names_the_worst_findings_and_what_changed_once(store: Store) -> None:
+    separations = {"bottle": 1.2, "pill": 0.4, "screw": 0.8}
+    publish(store, [add_category(store, name) for name in separations], FIRST)
+    worse = Config.load(None, ["student.epochs=3"])
+    run = publish(
+        store,
+        [add_category(store, name, separation=s, config=worse) for name, s in separations.items()],
+        SECOND,
+        worse,
+    )
+    reason = verdict_of(run).reason
+    assert len(verdict_of(run).findings) == 6
+    assert reason is not None
+    *named, rest, changed = reason.split("; ")
+    assert [part.split(":")[0] for part in named][:2] == ["pill", "pill"]
+    assert (len(named), rest) == (4, "2 more")
+    assert changed == "changed: config: student.epochs 16 -> 3"
 
 
 def test_the_interval_is_that_of_a_paired_bootstrap(store: Store) -> None:
