@@ -199,6 +199,7 @@ def _append_trailer(file: BufferedRandom, sha256s: Sequence[str]) -> None:
     checksum = hashlib.file_digest(file, "sha256").digest()
     file.seek(0, os.SEEK_END)
     file.write(checksum + MAGIC)
+    file.flush()  # a full disk is found here, not when the file is closed
 
 
 def _read_hashes(path: Path) -> list[str] | None:
