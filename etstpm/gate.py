@@ -67,13 +67,17 @@ class Verdict:
 
     @property
     def reason(self) -> str | None:
-        """Why it did not pass, in one line: the worst findings first, and what changed, once."""
-        worst = sorted(self.findings, key=lambda finding: finding.change.difference or -1.0)
+        """Why it did not pass, in one line: the worst categories first, what changed once."""
+        worst: dict[str, float] = {}
+        for change in (finding.change for finding in self.findings):
+            difference = -1.0 if change.difference is None else change.difference
+            worst[change.category] = min(difference, worst.get(change.category, 0.0))
+        ordered = sorted(self.findings, key=lambda finding: worst[finding.change.category])
         said = [self.trouble] if self.trouble else []
-        said += [finding.describe() for finding in worst[:SPELT_OUT]]
-        if len(worst) > SPELT_OUT:
-            said.append(f"{len(worst) - SPELT_OUT} more")
-        changed = dict.fromkeys(what for finding in worst for what in finding.change.what)
+        said += [finding.describe() for finding in ordered[:SPELT_OUT]]
+        if len(ordered) > SPELT_OUT:
+            said.append(f"{len(ordered) - SPELT_OUT} more")
+        changed = dict.fromkeys(what for finding in ordered for what in finding.change.what)
         if changed:
             said.append(f"changed: {', '.join(changed)}")
         return "; ".join(said) or None
