@@ -26,26 +26,12 @@ SETTINGS = (
 )
 STAGES = """
 import sys, uuid
-from datetime import UTC, datetime
-from etstpm import stages
 from etstpm.config import Config
-from etstpm.publishing import Outcome, publish_run
 from etstpm.report import write_report
 from etstpm.storage import Store
-started_at = datetime.now(UTC)
+from tests.nights import publish_night
 config = Config.load("sample", sys.argv[2:], {"store": sys.argv[1]})
-store = Store(config.store)
-dataset = stages.validate(config, store)
-teacher = stages.teacher(config, store, dataset)
-outcomes = []
-for category in stages.categories_of(store, dataset):
-    student = stages.student(config, store, dataset, teacher, category)
-    outcomes.append(Outcome(category, stages.scores(config, store, dataset, student, category)))
-keys = {"dataset_key": dataset, "teacher_key": teacher}
-run = publish_run(
-    store, config, run_id=uuid.uuid4().hex, started_at=started_at, outcomes=outcomes, **keys
-)
-write_report(store, run.run_id)
+write_report(Store(config.store), publish_night(config, uuid.uuid4().hex).run.run_id)
 """
 PREFECT = """
 import sys, time

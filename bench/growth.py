@@ -31,8 +31,8 @@ SETTINGS = (
 )
 STAGES = """
 import sys
-from bench.nights import publish_night
 from etstpm.config import Config
+from tests.nights import publish_night
 root, store = sys.argv[1:3]
 publish_night(Config.load("sample", sys.argv[3:], {"dataset.root": root, "store": store}), "growth")
 """

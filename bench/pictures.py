@@ -13,14 +13,14 @@ from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 from PIL import Image
-from playwright.sync_api import Browser, Page
+from playwright.sync_api import Page
 
-from bench.nights import publish_night
 from etstpm.config import Config
 from etstpm.report import write_report
 from etstpm.sample import draw_sample
 from etstpm.storage import Store
-from tests.chromium import chromium
+from tests.chromium import Visit, chromium
+from tests.nights import publish_night
 
 FIRST_NIGHT = datetime(2026, 11, 22, 2, tzinfo=UTC)
 ALIKE = ("device=cpu", "precision=float32")
@@ -37,14 +37,14 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as name, chromium() as browser:
         folder = Path(name)
         report = make_report(folder, arguments.to / f"hardest-{HARDEST}.png")
-        wide = look(browser, report, WIDE)
+        wide = Visit(browser, report, WIDE).page
         pieces = [
             shot(wide, None, folder),
             shot(wide, f"section.category:has(h2:text-is('{SHOWN}'))", folder),
         ]
         stack(pieces, is_row=False, gap=0).save(arguments.to / "report.png")
-        phone = shot(look(browser, report, PHONE), None, folder)
-        dark = look(browser, report, (900, PHONE[1]), "dark")
+        phone = shot(Visit(browser, report, PHONE).page, None, folder)
+        dark = Visit(browser, report, (900, PHONE[1]), "dark").page
         gallery = shot(dark, ".gallery >> nth=-1", folder)
         stack([phone, gallery], is_row=True, gap=GAP).save(arguments.to / "report-phone-dark.png")
 
@@ -58,24 +58,12 @@ def make_report(folder: Path, hardest: Path) -> Path:
         config = Config.load("sample", settings, given)
         began = FIRST_NIGHT + timedelta(days=number)
         run = f"{began:%Y%m%dT%H%M%SZ}-{number:08x}"
-        made = publish_night(config, run, began)
+        night = publish_night(config, run, began)
         if number == 0:
-            with store.open(made[HARDEST][1], "hardest.png") as files:
+            with store.open(store.get(night.scores[HARDEST]), "hardest.png") as files:
                 shutil.copy(files / "hardest.png", hardest)
     write_report(store, run, folder / "index.html")
     return folder / "index.html"
-
-
-def look(browser: Browser, report: Path, size: tuple[int, int], scheme: str = "light") -> Page:
-    """The report in a window of this size."""
-    context = browser.new_context(
-        viewport={"width": size[0], "height": size[1]},
-        color_scheme="dark" if scheme == "dark" else "light",
-        reduced_motion="reduce",
-    )
-    page = context.new_page()
-    page.goto(report.as_uri())
-    return page
 
 
 def shot(page: Page, place: str | None, folder: Path) -> Image.Image:

@@ -16,11 +16,11 @@ from typing import Any
 
 import pyarrow.parquet as pq
 
-from bench.nights import publish_night
 from etstpm.config import Config
 from etstpm.metric_rows import value_of
 from etstpm.storage import Store
 from etstpm.tables import PAPER
+from tests.nights import publish_night
 
 
 def main() -> None:
@@ -53,8 +53,9 @@ def main() -> None:
 
 def night(config: Config, run_id: str, category: str) -> dict[str, Any]:
     """A run over the category, and what its cards say."""
-    ((student, scores),) = publish_night(config, run_id, categories=[category]).values()
-    with Store(config.store).open(scores, "image_scores.parquet") as folder:
+    store, made = Store(config.store), publish_night(config, run_id, categories=[category])
+    student, scores = store.get(made.students[category]), store.get(made.scores[category])
+    with store.open(scores, "image_scores.parquet") as folder:
         rows = pq.read_table(folder / "image_scores.parquet", partitioning=None).to_pylist()
     alarms = [row["predicted"] for row in rows if row["label"] == 0]
     start = student.card["start"]

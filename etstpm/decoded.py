@@ -140,18 +140,14 @@ class Draft:
 
     def __init__(self, file: BufferedRandom, count: int, size: int) -> None:
         self.file, self.sha256s = file, [""] * count
-        self._shape = (size, size, 3)
-        header = {"descr": "|u1", "fortran_order": False, "shape": (count, *self._shape)}
+        self._row_bytes = size * size * 3
+        header = {"descr": "|u1", "fortran_order": False, "shape": (count, size, size, 3)}
         np.lib.format.write_array_header_1_0(file, header)
         self._start = file.tell()
         file.truncate(self._start + count * self._row_bytes)
         file.flush()
         if hasattr(os, "posix_fallocate") and count:  # a full disk is found now, not half way
             os.posix_fallocate(file.fileno(), self._start, count * self._row_bytes)
-
-    @property
-    def _row_bytes(self) -> int:
-        return int(np.prod(self._shape))
 
     def write(self, row: int, pixels: Pixels) -> None:
         """An image into its row; threads may write at once.
@@ -184,8 +180,7 @@ def new_decoded_file(name: str, count: int, size: int, cache: Path) -> Iterator[
             yield draft
             with cache_faults(cache):
                 _append_trailer(draft.file, draft.sha256s)
-        with cache_faults(cache):
-            partial.replace(cache_path(name, size, draft.sha256s, cache))
+                partial.replace(cache_path(name, size, draft.sha256s, cache))
     finally:
         partial.unlink(missing_ok=True)
         lock.release()

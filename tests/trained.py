@@ -4,7 +4,6 @@ Its imports are where they are used: pytest's process that hands out the tests n
 """
 
 from dataclasses import dataclass
-from datetime import UTC, datetime
 from pathlib import Path
 
 import pytest
@@ -49,8 +48,7 @@ def published(drawn: Path, tmp_path_factory: pytest.TempPathFactory) -> Publishe
 
 
 def _publish(root: Path, place: Path, fusion: str) -> str:
-    from etstpm import stages
-    from etstpm.publishing import Outcome, publish_run
+    from tests.nights import publish_night
 
     config = Config.model_validate(
         {
@@ -63,20 +61,6 @@ def _publish(root: Path, place: Path, fusion: str) -> str:
             "precision": "float32",
         }
     )
-    store, started_at = Store(config.store), datetime.now(UTC)
-    dataset = stages.validate(config, store)
-    teacher = stages.teacher(config, store, dataset)
-    student = stages.student(config, store, dataset, teacher, CATEGORY)
-    scores = stages.scores(config, store, dataset, student, CATEGORY)
-    burst = Outcome(FAILED, failure="it <b>burst</b>")
-    for run_id, failed in ((fusion, []), (f"{fusion}-incomplete", [burst])):
-        publish_run(
-            store,
-            config,
-            run_id=run_id,
-            started_at=started_at,
-            dataset_key=dataset,
-            teacher_key=teacher,
-            outcomes=[Outcome(CATEGORY, scores_key=scores), *failed],
-        )
-    return scores
+    publish_night(config, fusion)
+    incomplete = publish_night(config, f"{fusion}-incomplete", failures={FAILED: "it <b>burst</b>"})
+    return incomplete.scores[CATEGORY]

@@ -13,9 +13,9 @@ from PIL import Image
 
 from etstpm import stages
 from etstpm.config import Config
-from etstpm.publishing import Outcome, publish_run
 from etstpm.settings import settings
 from etstpm.storage import Store, make_once
+from tests.nights import publish_night
 
 CATEGORY = "biscuit"
 RUN = "20261123T220000Z-0a1b2c3d"
@@ -44,21 +44,13 @@ def tiny_config(root: Path, store: str) -> Config:
 
 def run_stages(config: Config, run_id: str = RUN) -> dict[str, str]:
     """All stages and the tables; the key of each stage's artifact."""
-    store = Store(config.store)
-    dataset = stages.validate(config, store)
-    teacher = stages.teacher(config, store, dataset)
-    student = stages.student(config, store, dataset, teacher, CATEGORY)
-    scores = stages.scores(config, store, dataset, student, CATEGORY)
-    publish_run(
-        store,
-        config,
-        run_id=run_id,
-        started_at=STARTED,
-        dataset_key=dataset,
-        teacher_key=teacher,
-        outcomes=[Outcome(CATEGORY, scores_key=scores)],
-    )
-    return {"dataset": dataset, "teacher": teacher, "student": student, "scores": scores}
+    night = publish_night(config, run_id, STARTED, categories=[CATEGORY])
+    return {
+        "dataset": night.dataset,
+        "teacher": night.teacher,
+        "student": night.students[CATEGORY],
+        "scores": night.scores[CATEGORY],
+    }
 
 
 def run_in_child(

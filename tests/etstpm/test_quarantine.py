@@ -1,16 +1,15 @@
 """What a dataset's findings leave out is counted in the run's record and its tables."""
 
 import shutil
-from datetime import UTC, datetime
 from pathlib import Path
 
 import pandas as pd
 
 from etstpm import stages
 from etstpm.config import Config
-from etstpm.publishing import Outcome, publish_run
 from etstpm.report import write_report
 from etstpm.storage import Store
+from tests.nights import publish_night
 
 CATEGORY = "biscuit"
 
@@ -34,21 +33,9 @@ def test_images_and_categories_left_out_are_named_and_counted(
             "store": str(tmp_path / "store"),
         },
     )
-    store = Store(config.store)
-    data = stages.validate(config, store)
-    assert stages.categories_of(store, data) == [CATEGORY]
-    teacher = stages.teacher(config, store, data)
-    student = stages.student(config, store, data, teacher, CATEGORY)
-    scores = stages.scores(config, store, data, student, CATEGORY)
-    run = publish_run(
-        store,
-        config,
-        run_id="quarantine",
-        started_at=datetime.now(UTC),
-        dataset_key=data,
-        teacher_key=teacher,
-        outcomes=[Outcome(CATEGORY, scores_key=scores)],
-    )
+    store, night = Store(config.store), publish_night(config, "quarantine")
+    assert stages.categories_of(store, night.dataset) == [CATEGORY]
+    run = night.run
 
     assert not run.is_complete
     assert store.read_json("runs/quarantine/run.json")["quarantined"] == {CATEGORY: 2}

@@ -4,12 +4,11 @@ from pathlib import Path
 
 import pandas as pd
 
-from etstpm import stages
 from etstpm.config import Config
 from etstpm.metric_rows import WHY_UNDEFINED
-from etstpm.publishing import Outcome, publish_run
 from etstpm.storage import Store
 from etstpm.tables import PAPER
+from tests.nights import publish_night
 
 
 def test_toothbrush_has_pixels_to_score_but_no_good_test_image(
@@ -24,23 +23,11 @@ def test_toothbrush_has_pixels_to_score_but_no_good_test_image(
             "store": str(tmp_path / "store"),
         },
     )
-    store = Store(config.store)
-    dataset = stages.validate(config, store)
-    teacher = stages.teacher(config, store, dataset)
-    student = stages.student(config, store, dataset, teacher, "toothbrush")
-    scores = stages.scores(config, store, dataset, student, "toothbrush")
-    run = publish_run(
-        store,
-        config,
-        run_id="real",
-        started_at=pd.Timestamp.now("UTC").to_pydatetime(),
-        dataset_key=dataset,
-        teacher_key=teacher,
-        outcomes=[Outcome("toothbrush", scores_key=scores)],
-    )
+    store, night = Store(config.store), publish_night(config, "real", categories=["toothbrush"])
+    run = night.run
 
     assert run.is_complete
-    assert "batch normalisation folded" in store.get(teacher).card["description"]
+    assert "batch normalisation folded" in store.get(night.teacher).card["description"]
     metrics = pd.read_parquet(run.files["metrics"])
     metrics = metrics[(metrics["category"] == "toothbrush") & (metrics["protocol"] == PAPER)]
     assert set(metrics["defect_type"]) == {"all", "defective"}

@@ -6,12 +6,11 @@ from pathlib import Path
 
 import pytest
 
-from etstpm import stages
 from etstpm.config import Config
-from etstpm.publishing import Outcome, publish_run
 from etstpm.sample import MARKER
 from etstpm.settings import settings
 from etstpm.storage import Store
+from tests.nights import publish_night
 
 STARTED = datetime(2026, 11, 23, 2, 0, tzinfo=UTC)
 HOSTILE = "<img src=x onerror=alert(1)>&\"'"
@@ -60,22 +59,6 @@ def _publish(root: Path, uri: str, night: int) -> None:
             "precision": "float32",
         }
     )
-    store = Store(uri)
-    dataset = stages.validate(config, store)
-    teacher = stages.teacher(config, store, dataset)
-    outcomes = []
-    for category in stages.categories_of(store, dataset):
-        student = stages.student(config, store, dataset, teacher, category)
-        scores = stages.scores(config, store, dataset, student, category)
-        outcomes.append(Outcome(category, scores))
-    if night == 1:
-        outcomes[-1] = Outcome("biscuit", failure=FAILURE)
-    publish_run(
-        store,
-        config,
-        run_id=run_id(night),
-        started_at=STARTED + timedelta(days=night),
-        dataset_key=dataset,
-        teacher_key=teacher,
-        outcomes=outcomes,
-    )
+    started_at = STARTED + timedelta(days=night)
+    failures = {"biscuit": FAILURE} if night == 1 else None
+    publish_night(config, run_id(night), started_at, failures=failures)
