@@ -2,10 +2,12 @@
 
     python -m bench.ablation run --dataset MVTEC_ROOT --weights WEIGHTS.pth --store STORE
     python -m bench.ablation table --store STORE
+    python -m bench.ablation ensemble --store STORE --only default,synthetic ...
 
 `run` makes what the store lacks: cut it at any time and call it again. `table` adds what is
 finished to docs/quality.parquet, which needs no store, and writes docs/quality.md of it. A quarter
-of every student's epochs, for a first look at many rows: `--epochs-share 0.25` for both.
+of every student's epochs, for a first look at many rows: `--epochs-share 0.25` for both. `ensemble`
+prints what students of several experiments find together.
 
 Exit codes: 0 done, 1 some trials failed, 2 a fault that you can mend, 130 interrupted.
 """
@@ -159,17 +161,37 @@ def table(
         _say(f"{write_pictures(opened, results, pictures)} pictures: {pictures}")
 
 
-def _figures(store: "Store", outcome: "Outcome") -> str:
-    from bench.comparison import MEASURES
+@app.command()
+def ensemble(
+    dataset: Annotated[str, typer.Option(help="Folder in MVTec AD layout.")],
+    store: Annotated[str, typer.Option(help="Where `run` has put its results.")],
+    only: Annotated[list[str], typer.Option(help="The experiments whose students are asked.")],
+    weights: Annotated[
+        str | None, typer.Option(help="ResNet-18 weights; torchvision's if not given.")
+    ] = None,
+    experiments: Experiments = HERE / "ablation.toml",
+    categories: Annotated[list[str] | None, typer.Option(help="All if not given.")] = None,
+    seeds: Annotated[list[str] | None, typer.Option(help="Likewise.")] = None,
+) -> None:
+    """Print what students of several experiments find, each alone and all together."""
+    from bench.ensemble import find_together
+    from bench.experiments import load_ablation, trials_of
+    from bench.records import Places
 
-    values = store.get(outcome.scores_key or "").card["metrics"]["values"]
-    found = {
-        title: values[protocol][level][metric]
-        for title, protocol, level, metric in MEASURES.values()
-    }
-    return ", ".join(
-        f"{title} {'n/a' if value is None else f'{value:.3f}'}" for title, value in found.items()
+    trials = trials_of(
+        load_ablation(experiments),
+        only=_split(only),
+        categories=_split(categories),
+        seeds=[_seed(text) for text in _split(seeds)],
     )
+    for line in find_together(trials, Places(dataset, weights, store)):
+        _say(line)
+
+
+def _figures(store: "Store", outcome: "Outcome") -> str:
+    from bench.comparison import spell
+
+    return spell(store.get(outcome.scores_key or "").card["metrics"]["values"], digits=3)
 
 
 def _split(given: list[str] | None) -> list[str]:

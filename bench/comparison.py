@@ -1,7 +1,7 @@
 """Experiments compared: means over categories, spread over seeds, differences paired by seed."""
 
 import statistics
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
@@ -17,6 +17,22 @@ MEASURES = {
     "aupro": ("AUPRO", OFFICIAL, "pixel", "aupro"),
 }
 """What is compared: its name, and its protocol, level and metric."""
+
+
+Values = Mapping[str, Mapping[str, Mapping[str, float | None]]]
+"""Of one category: by protocol, level and metric."""
+
+
+def spell(values: Values, digits: int) -> str:
+    """The measures in one line."""
+    found = {
+        title: values[protocol][level][metric]
+        for title, protocol, level, metric in MEASURES.values()
+    }
+    return ", ".join(
+        f"{title} {'n/a' if value is None else f'{value:.{digits}f}'}"
+        for title, value in found.items()
+    )
 
 
 @dataclass(frozen=True)

@@ -81,7 +81,7 @@ def write_scores(
     )
     own_masks = [own_mask(inputs.root, row) for row in rows]
     masks = np.stack([resize_mask(mask, size) for mask in own_masks])
-    evaluation = _evaluate(category, rows, scored, own_masks, masks)
+    evaluation = evaluate_scored(category, rows, scored, own_masks, masks)
 
     schema = IMAGE_SCORES_OF_ARTIFACT
     scores = pa.Table.from_pylist(_score_rows(rows, scored, thresholds, digests), schema=schema)
@@ -122,13 +122,17 @@ def set_thresholds(
     )
 
 
-def _evaluate(
+def evaluate_scored(
     category: str,
     rows: Sequence[Row],
     scored: ScoredImages,
     own_masks: Sequence[npt.NDArray[np.bool_]],
     masks: npt.NDArray[np.bool_],
 ) -> Evaluation:
+    """Judge the test images of these manifest rows by both protocols.
+
+    own_masks: at each image's own size; masks: (N, H, W), at the maps' size.
+    """
     own = own_masks, ResizedMaps(scored.maps, [(row["height"], row["width"]) for row in rows])
     paper: tuple[Images, Images] = masks, scored.maps
     if masks.shape[1] > PAPER_SIDE:

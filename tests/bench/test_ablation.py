@@ -196,6 +196,44 @@ def test_rows_that_differ_in_scoring_share_their_students(
         assert plain[1] != summed[1]
 
 
+def test_students_of_several_experiments_together(finished: Finished, tmp_path: Path) -> None:
+    measured = {
+        (row["experiment"], row["category"], row["seed"], row["metric"]): row["value"]
+        for row in long_rows(finished, tmp_path)
+        if (row["protocol"], row["level"]) in {("paper-256", "pixel"), ("mvtec-official", "pixel")}
+        and row["metric"] == {"paper-256": "auroc", "mvtec-official": "aupro"}[row["protocol"]]
+    }
+
+    said = call("ensemble", *finished.options(), *finished.inputs(), "--only", "plain,summed")
+    alone = call(
+        *("ensemble", *finished.options(), *finished.inputs(), "--only", "plain"),
+        *("--categories", "fabric", "--seeds", "1"),
+    )
+
+    assert (said.code, said.errors, alone.code) == (0, "", 0)
+    figures = r"image AUROC [01]\.\d{4}, pixel AUROC ([01]\.\d{4}), AUPRO ([01]\.\d{4})"
+    found = re.findall(rf"^(\w+), (\w+), seed (\d): {figures}$", said.output, re.MULTILINE)
+    assert len(said.output.splitlines()) == 12
+    assert sorted(
+        (member, category, int(seed)) for member, category, seed, _, _ in found
+    ) == sorted(FINISHED + [("together", *trial[1:]) for trial in FINISHED[:4]])
+    for member, category, seed, *values in found:
+        if member != "together":
+            expected = [measured[member, category, int(seed), m] for m in ("auroc", "aupro")]
+            assert [float(value) for value in values] == pytest.approx(expected, abs=5.1e-5)
+    itself, together = alone.output.splitlines()
+    assert together == itself.replace("plain,", "together,")
+
+
+def test_an_ensemble_needs_students_that_have_run(finished: Finished) -> None:
+    said = call("ensemble", *finished.options(), *finished.inputs(), "--only", "plain,diverging")
+
+    assert said.code == 2
+    assert said.errors.startswith("ablation: store ")
+    assert "diverging, fabric, seed 0 has no scores; run bench.ablation first" in said.errors
+    assert said.errors.count("\n") == 1
+
+
 def test_a_second_run_does_nothing(finished: Finished) -> None:
     before = contents(finished.folder / "store")
 
