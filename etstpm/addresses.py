@@ -10,6 +10,7 @@ from typing import Any
 
 from etstpm.cards import VERSIONS
 from etstpm.config import Config, digest_of
+from etstpm.dataset import unsaid
 from etstpm.inputs import Inputs, open_inputs, proven_weights
 from etstpm.networks import TeacherWeights
 from etstpm.storage import Store
@@ -92,8 +93,11 @@ def address_scores(config: Config, inputs: Inputs, student_key: str, category: s
         {
             "version": VERSIONS["scores"],
             "student": digest_in(student_key),
-            # Its table names each image and its defect type: they are in the path.
-            "paths": [row["image_path"] for row in inputs.rows(category, "test")],
+            # Its table names each image and its defect type, which most layouts' paths say.
+            "paths": [
+                [row["image_path"], *unsaid(row)] if unsaid(row) else row["image_path"]
+                for row in inputs.rows(category, "test")
+            ],
             "images": inputs.digest(category, "test"),
             "config": config.scoring.model_dump(mode="json"),
             **({} if config.maps.kept == "none" else {"maps": config.maps.model_dump()}),

@@ -75,7 +75,9 @@ def choose_compute(config: Config) -> Compute:
     if device.type == "mps" and not torch.backends.mps.is_available():
         raise ConfigError("device 'mps' is not available here; use --set device=auto")
     if config.precision == "auto":
-        is_native = device.type == "cuda" or (device.type == "cpu" and _cpu_multiplies_bfloat16())
+        is_native = (device.type == "cuda" and _gpu_multiplies_bfloat16(device)) or (
+            device.type == "cpu" and _cpu_multiplies_bfloat16()
+        )
         return Compute(device, torch.bfloat16 if is_native else torch.float32)
     return Compute(device, getattr(torch, config.precision))
 
@@ -91,6 +93,11 @@ def keep_freed_memory() -> None:
         process = ctypes.CDLL(None)
         process.mallopt(M_MMAP_MAX, 0)
         process.mallopt(M_TRIM_THRESHOLD, 2**31 - 1)
+
+
+def _gpu_multiplies_bfloat16(device: torch.device) -> bool:
+    """Whether it has tensor cores for it: NVIDIA's from Ampere on; AMD's that torch supports do."""
+    return bool(torch.version.hip) or torch.cuda.get_device_capability(device) >= (8, 0)
 
 
 def _cpu_multiplies_bfloat16() -> bool:

@@ -1,6 +1,6 @@
 """Scan a dataset's tree into a manifest, one row an image, and explain every finding."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -25,6 +25,8 @@ MINIMUM_TRAIN = 2
 """One image to train on and one to hold out."""
 RESERVED = "mean"
 """The tables' name for what is averaged over the categories."""
+IDENTITY = ["image_path", "image_sha256", "mask_sha256", "mask_above", "split", "defect_type"]
+"""Columns of the manifest that say which dataset it is."""
 
 
 @dataclass(frozen=True)
@@ -109,13 +111,12 @@ def scan_dataset(
         quarantined[category] = len(scan.dropped) - before
         tables.append(pa.Table.from_pylist(rows, schema=MANIFEST))
     manifest = pa.concat_tables(tables).unify_dictionaries()
-    identity = manifest.select(["image_path", "image_sha256", "mask_sha256"])
     return Dataset(
         root,
         declaration,
         manifest,
         pa.Table.from_pylist([asdict(finding) for finding in scan.findings], schema=FINDINGS),
-        digest_of([list(row) for row in zip(*identity.to_pydict().values(), strict=True)]),
+        digest_of([_identity(row) for row in manifest.select(IDENTITY).to_pylist()]),
         scan.left_out,
         {category: number for category, number in quarantined.items() if number},
     )
@@ -128,6 +129,18 @@ def rows_of(manifest: pa.Table, category: str, split: str) -> list[dict[str, Any
     return rows
 
 
+def unsaid(row: Mapping[str, Any]) -> list[str]:
+    """What an image's path does not say of it: split and defect type, but in MVTec AD's layout."""
+    own = [row["split"], row["defect_type"]]
+    return [] if row["image_path"].split("/")[1:-1] == own else own
+
+
+def _identity(row: Mapping[str, Any]) -> list[object]:
+    """Of a manifest's row; a mask's usual cut of grey values goes unsaid."""
+    cut = [] if row["mask_above"] in {None, 127} else [row["mask_above"]]
+    return [row["image_path"], row["image_sha256"], row["mask_sha256"], *unsaid(row), *cut]
+
+
 def image_files(root: Path, manifest: pa.Table, category: str, split: str) -> list[ImageFile]:
     """The images of one split of a category, in the manifest's order."""
     return [
@@ -138,7 +151,7 @@ def image_files(root: Path, manifest: pa.Table, category: str, split: str) -> li
 
 def _report_root(scan: Scan, categories: Sequence[str]) -> None:
     """What lies beside the categories and belongs to none."""
-    expected = {*categories, Path(scan.declaration.split_file or "").parent.name}
+    expected = {*categories, *Path(scan.declaration.split_file or "").parts[:1]}
     marker = scan.root / MARKER
     if marker.is_file() and marked_declaration(scan.root) is None:
         expected_marker = "what 'etstpm data fetch' has written"

@@ -64,13 +64,10 @@ class Subset:
     group: int | None
     chosen: Labels
     weights: npt.NDArray[np.float64]
+    can_be_resampled: bool
+    """Whether no class is a single image, of which every draw is the same."""
     figures: dict[str, Any]
     replicates: Replicates
-
-    @property
-    def can_be_resampled(self) -> bool:
-        """Whether no class is a single image, of which every draw is the same."""
-        return 1 not in (self.figures["n_good"], self.figures["n_defective"])
 
     def add_undefined(self, protocol: str, level: str) -> None:
         """Metrics of which nothing is known: null, without intervals."""
@@ -128,7 +125,7 @@ def evaluate(
         pixels = {name: (_Chosen(a, known), _Chosen(b, known)) for name, (a, b) in pixels.items()}
         numbers = [numbers[i] for i in known]
         subsets = {
-            name: replace(subset, chosen=own.chosen, weights=own.weights)
+            name: replace(own, figures=subset.figures, replicates=subset.replicates)
             for name, subset in subsets.items()
             for own in [_subset(f"{category}/{name or ''}", numbers, subset.group)]
         }
@@ -177,4 +174,5 @@ def _subset(name: str, numbers: Sequence[int], group: int | None) -> Subset:
         "values": {},
         "intervals": {},
     }
-    return Subset(group, chosen, draw_weights(is_defective, name), figures, {})
+    can_be_resampled = 1 not in (figures["n_good"], figures["n_defective"])
+    return Subset(group, chosen, draw_weights(is_defective, name), can_be_resampled, figures, {})

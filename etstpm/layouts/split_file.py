@@ -105,6 +105,10 @@ class SplitFile:
         image, mask = (*paths, None)[:2]
         if image is None:
             return None
+        if is_normal and mask is not None:
+            found, remedy = f"one in line {number}", "it is not used; remove it"
+            scan.report("mask-of-good", image, "no mask of a good image", found, remedy)
+            mask = None
         return Entry(row["split"], GOOD if is_normal else row["label"], image, mask)
 
     def _inside(self, scan: Scan, number: int, name: str) -> Path | None:

@@ -72,6 +72,19 @@ def test_auto_precision_is_float32_where_onednn_may_not_use_it(
     assert choose("device=cpu").precision is torch.float32
 
 
+@pytest.mark.parametrize(
+    ("capability", "expected"), [((7, 5), "float32"), ((8, 0), "bfloat16"), ((9, 0), "bfloat16")]
+)
+def test_auto_precision_on_a_gpu_is_bfloat16_from_ampere_on(
+    monkeypatch: pytest.MonkeyPatch, capability: tuple[int, int], expected: str
+) -> None:
+    """A T4 (7.5) emulates it. Only what torch is asked about the GPU is put in its place here."""
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 1)
+    monkeypatch.setattr(torch.cuda, "get_device_capability", lambda _: capability)
+    assert choose("device=cuda:0").precision is getattr(torch, expected)
+
+
 @pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="glibc's allocator alone is tuned")
 def test_freed_memory_is_kept_by_the_process() -> None:
     """In processes of their own: the allocator's settings hold for a whole process.

@@ -124,3 +124,13 @@ def test_without_good_images_pixels_alone_are_judged() -> None:
     assert found.figures["intervals"]["paper"]["image"] == {}
     assert {level for _, level, _ in found.replicates} == {"pixel"}
     assert found.figures["defect_types"]["crack"]["values"]["own"]["pixel"]["aupro"] is not None
+
+
+def test_one_mask_alone_gives_pixels_no_interval(drawn: dict[str, Any]) -> None:
+    """Six images are defective, but one of them alone says where: every draw of it is the same."""
+    with_mask = [group is None or number == 1 for number, group in enumerate(GROUPS)]
+    found = evaluate("bottle", **drawn, has_mask=with_mask)
+    assert found.figures["intervals"]["paper"]["image"].keys() >= {"auroc"}
+    assert found.figures["values"]["own"]["pixel"]["auroc"] is not None
+    for protocol in ("paper", "own"):
+        assert found.figures["intervals"][protocol]["pixel"] == {}

@@ -8,9 +8,12 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from etstpm.addresses import address_scores
+from etstpm.config import Config
 from etstpm.dataset import Dataset, scan_dataset
 from etstpm.errors import DatasetError
 from etstpm.findings import KINDS
+from etstpm.inputs import Inputs
 
 SPLIT = "split_csv/1cls.csv"
 COLUMNS = ["object", "split", "label", "image", "mask"]
@@ -123,6 +126,13 @@ TABLE: list[tuple[str, Break, str, str, str]] = [
         "expected one row, found a second in line 3; remove one of them",
     ),
     (
+        "a mask of a good image",
+        edit(4, "mask", f"{MASKS}/000.png"),
+        "mask-of-good",
+        f"{NORMAL}/0004.JPG",
+        "expected no mask of a good image, found one in line 6; it is not used; remove it",
+    ),
+    (
         "an unknown split",
         edit(0, "split", "validation"),
         "split-row",
@@ -217,6 +227,44 @@ def test_another_defect_is_a_defect_type(visa: Path, cache: Path) -> None:
     edit(6, "label", "burnt wick")(visa)
     found = scan(visa, cache).require("fail")
     assert set(found.manifest["defect_type"].to_pylist()) == {"good", "anomaly", "burnt wick"}
+
+
+def test_a_mask_of_a_good_image_marks_nothing(visa: Path, cache: Path) -> None:
+    edit(4, "mask", f"{MASKS}/000.png")(visa)
+    rows = scan(visa, cache).manifest.to_pylist()
+    assert [row["mask_path"] for row in rows if row["label"] == 0] == [None] * 6
+
+
+@pytest.mark.parametrize(
+    "correct",
+    [edit(6, "label", "burnt wick"), edit(3, "split", "test"), edit(4, "label", "anomaly")],
+    ids=["defect type", "split", "label"],
+)
+def test_a_corrected_row_makes_another_dataset(visa: Path, cache: Path, correct: Break) -> None:
+    """Its images are the same: the table alone says what they are."""
+    edit(8, "mask", "")(visa)  # nor does a mask
+    before, again = scan(visa, cache), scan(visa, cache)
+    correct(visa)
+    after = scan(visa, cache)
+    assert before.digest == again.digest != after.digest
+    config = Config()
+    addresses = [
+        address_scores(config, Inputs(visa, found.manifest), "students/candle/0", "candle").key
+        for found in (before, again, after)
+    ]
+    assert addresses[0] == addresses[1] != addresses[2]
+
+
+def test_a_table_beside_the_categories_is_not_foreign(visa: Path, cache: Path) -> None:
+    """Wherever the declaration says that it lies."""
+    (visa / SPLIT).rename(visa / "split.csv")
+    (visa / SPLIT).parent.rmdir()
+    declaration = visa.parent / "own.toml"
+    declaration.write_text(
+        'title = "own"\nlayout = "split-file"\nsplit_file = "split.csv"\nmask_above = 0\n'
+    )
+    found = scan_dataset(visa, None, 32, cache, name=str(declaration))
+    assert codes(found) == []
 
 
 def test_a_category_that_lies_there_and_is_in_no_row(visa: Path, cache: Path) -> None:
