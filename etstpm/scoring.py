@@ -261,8 +261,10 @@ def _errors(
 def decision_threshold(good_scores: npt.NDArray[np.float64], false_alarm_rate: float) -> float:
     """The score above which an image is called defective, from held-out good images alone.
 
-    The smallest observed score that at most `false_alarm_rate` of the good images exceed. With n
-    images a rate below 1/n cannot be resolved: then it is their maximum.
+    The smallest observed score that at most `false_alarm_rate` of these n images exceed: k of them.
+    Of images just like them (k + 1) / (n + 1) will, so that with few a stated 5 % is nearer to 9;
+    cross-fitted scores lie higher than new ones, which outweighs it (docs/quality.md). A rate below
+    1/n cannot be resolved: then it is their maximum.
     """
     ordered = np.sort(good_scores)
     above = ordered.size - np.searchsorted(ordered, ordered, side="right")
