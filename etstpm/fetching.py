@@ -21,7 +21,7 @@ from etstpm.layouts import open_layout
 from etstpm.locks import locked
 from etstpm.paths import local_path
 from etstpm.progress import Bar
-from etstpm.unpacking import unpack
+from etstpm.unpacking import RefusedArchiveError, unpack
 
 UNPACKED_SHARE = 1.1
 """Of an archive's size, where its contents' size is not known: images hardly compress."""
@@ -137,7 +137,11 @@ def _fetch(
     unpacked = (archive.unpacked_bytes if archive else None) or int(size * UNPACKED_SHARE)
     _require_room(work, unpacked, "unpack it")
     tree = work / "tree"
-    files = unpack(path, tree)
+    try:
+        files = unpack(path, tree)
+    except RefusedArchiveError:
+        (work / "archive").unlink(missing_ok=True)
+        raise
     root = _root_in(tree, declaration)
     marker = {
         "declaration": declaration.model_dump(mode="json", exclude_defaults=True),
@@ -165,6 +169,8 @@ def _obtain(archive: Archive | None, source: str | None, work: Path) -> Path:
         raise DatasetError("nothing says what should arrive; give --sha256")
     urls = [source] if source is not None else list(archive.urls)
     part, whole = work / "archive.part", work / "archive"
+    if whole.exists() and _sha256_of(whole) != archive.sha256:
+        whole.unlink()  # an earlier fetch's, of another archive
     if not whole.exists():
         held = part.stat().st_size if part.exists() else 0
         unpacked = archive.unpacked_bytes or int((archive.bytes or 0) * UNPACKED_SHARE)
@@ -177,14 +183,19 @@ def _obtain(archive: Archive | None, source: str | None, work: Path) -> Path:
 
 
 def _prove(path: Path, archive: Archive) -> None:
+    found = _sha256_of(path)
+    if found != archive.sha256:
+        raise DatasetError(
+            f"archive {path}: expected SHA-256 {archive.sha256}, found {found}; "
+            "it is damaged or another one: get it again, or leave --from out"
+        )
+
+
+def _sha256_of(path: Path) -> str:
     with Bar(f"verify {path.name}", path.stat().st_size, in_bytes=True) as bar:
         held = Partial(path)
         held.resume(bar)
-    if held.sha256.hexdigest() != archive.sha256:
-        raise DatasetError(
-            f"archive {path}: expected SHA-256 {archive.sha256}, found {held.sha256.hexdigest()}; "
-            "it is damaged or another one: get it again, or leave --from out"
-        )
+    return held.sha256.hexdigest()
 
 
 def _require_room(folder: Path, needed: int, what_for: str) -> None:

@@ -41,6 +41,10 @@ DAMAGED = (
 )
 
 
+class RefusedArchiveError(DatasetError):
+    """The archive is hostile or damaged: on no disk will it ever be unpacked."""
+
+
 @dataclass
 class Ceiling:
     """What may be unpacked at the most, and what has been."""
@@ -74,9 +78,9 @@ class Ceiling:
             raise self.refusal(name, f"makes it more than {self.members} files")
         return path
 
-    def refusal(self, name: str, fault: str) -> DatasetError:
+    def refusal(self, name: str, fault: str) -> RefusedArchiveError:
         """Why an archive is not unpacked."""
-        return DatasetError(
+        return RefusedArchiveError(
             f"archive {self.archive}: member '{printable(name)[:200]}' {fault}; nothing of it was "
             "kept: get the archive from a source that you trust"
         )
@@ -107,7 +111,7 @@ def unpack(archive: Path, folder: Path, ceiling: Ceiling | None = None) -> int:
         shutil.rmtree(folder, ignore_errors=True)
         is_disk = isinstance(error, OSError) and error.errno in DISK
         remedy = "make room, or unpack to another disk" if is_disk else "get it again"
-        raise DatasetError(
+        raise (DatasetError if is_disk else RefusedArchiveError)(
             f"archive {archive} cannot be unpacked ({printable(reason_of(error))}); {remedy}"
         ) from None
     return len(ceiling.names)

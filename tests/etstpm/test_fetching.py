@@ -152,6 +152,36 @@ def test_what_is_refused(packed: Path, tmp_path: Path, monkeypatch: pytest.Monke
         assert "GB are free; make room, or give another folder with --to" in message
 
 
+def test_what_an_earlier_fetch_left_is_proven_before_it_is_used(
+    packed: Path, drawn: Path, tmp_path: Path
+) -> None:
+    """Of another archive it is dropped, of the same one it spares the download."""
+    folder, target = load_declaration("folder"), tmp_path / "new" / "drawn"
+    other = tmp_path / "other.tar"
+    with tarfile.open(other, "w") as tar:
+        tar.addfile(tarfile.TarInfo("readme.txt"), io.BytesIO())
+    other_sha256 = hashlib.sha256(other.read_bytes()).hexdigest()
+    message = refusal(folder, target, source=other.as_uri(), sha256=other_sha256)
+    assert "is it the right archive?" in message
+    left = target.with_name(".drawn.fetch") / "archive"
+    assert left.read_bytes() == other.read_bytes()
+    sha256 = hashlib.sha256(packed.read_bytes()).hexdigest()
+    assert_whole(fetch(folder, target, source=packed.as_uri(), sha256=sha256).root, drawn)
+    shutil.rmtree(target)
+    left.parent.mkdir()
+    shutil.copyfile(packed, left)
+    assert_whole(fetch(declare(packed, "http://127.0.0.1:1/a"), target).root, drawn)
+
+
+def test_an_archive_that_is_refused_is_not_kept(tmp_path: Path) -> None:
+    bad, target = tmp_path / "bad.tar", tmp_path / "new" / "drawn"
+    bad.write_bytes(b"x" * 1000)
+    sha256 = hashlib.sha256(bad.read_bytes()).hexdigest()
+    message = refusal(load_declaration("folder"), target, source=bad.as_uri(), sha256=sha256)
+    assert "cannot be unpacked" in message
+    assert [path.name for path in tmp_path.rglob("archive*")] == []
+
+
 def test_two_at_once_one_works_the_other_finds_it(
     site: Site, packed: Path, drawn: Path, tmp_path: Path
 ) -> None:
