@@ -1,5 +1,6 @@
 """What the stages read: the validated dataset, its images and masks, the teacher's weights."""
 
+import hashlib
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,8 +14,8 @@ import pyarrow.parquet as pq
 from etstpm.config import Config, digest_of
 from etstpm.dataset import image_files, rows_of
 from etstpm.decoded import load_pixels
-from etstpm.errors import WeightsError
-from etstpm.images import Pixels, read_mask
+from etstpm.errors import DatasetError, WeightsError, reason_of
+from etstpm.images import UNREADABLE, Pixels, decode_grey, read_file
 from etstpm.networks import FORMULA_WEIGHTS, TeacherWeights, load_weights
 from etstpm.sample import MARKER, SAMPLE_VERSION, draw_sample
 from etstpm.settings import settings
@@ -74,10 +75,28 @@ def proven_weights(config: Config) -> TeacherWeights:
 
 
 def own_mask(root: Path, row: Mapping[str, Any]) -> npt.NDArray[np.bool_]:
-    """An image's mask at the image's own size; without one nothing is marked."""
+    """An image's mask at the image's own size; without one nothing is marked.
+
+    Raises `DatasetError` if its file is no longer the one that was validated.
+    """
     if row["mask_path"] is None:
         return np.zeros((row["height"], row["width"]), bool)
-    return read_mask(root / row["mask_path"], row["mask_above"])
+    path, expected = root / row["mask_path"], row["mask_sha256"]
+    try:
+        content = read_file(path)
+        found = hashlib.sha256(content).hexdigest()
+        if expected is not None and found != expected:
+            raise DatasetError(
+                f"{path}: changed since it was validated (SHA-256 {expected[:12]} expected, "
+                f"{found[:12]} found); run again"
+            )
+        grey = np.asarray(decode_grey(content))
+    except UNREADABLE as error:
+        raise DatasetError(
+            f"{path}: was a whole mask when it was validated, found {reason_of(error)}; run again"
+        ) from None
+    mask: npt.NDArray[np.bool_] = grey > row["mask_above"]
+    return mask
 
 
 def has_mask(row: Mapping[str, Any]) -> bool:

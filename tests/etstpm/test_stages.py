@@ -554,6 +554,23 @@ def test_an_image_that_changed_after_validation_is_refused(
     assert not (Path(config.store) / "students").exists()
 
 
+def test_a_mask_that_changed_after_validation_is_refused(
+    copied: tuple[Config, Keys], dataset: Path
+) -> None:
+    config, keys = copied
+    config = config.model_copy(update={"dataset": make_config(dataset, Path()).dataset})
+    store = Store(config.store)
+    shutil.rmtree(store.path(keys.scores))
+    path = sorted(dataset.glob(f"{CATEGORY}/ground_truth/*/*.png"))[0]
+    Image.fromarray(~read_mask(path)).convert("L").save(path)
+    with pytest.raises(DatasetError, match=rf"{path.name}: changed since it was validated"):
+        stages.scores(config, store, keys.dataset, keys.student, CATEGORY)
+    path.unlink()
+    with pytest.raises(DatasetError, match=rf"{path.name}: was a whole mask when .*; run again"):
+        stages.scores(config, store, keys.dataset, keys.student, CATEGORY)
+    assert store.find(keys.scores) is None
+
+
 def test_scores_are_equal_to_the_bit_whatever_else_the_run_holds(
     finished: tuple[Config, Keys], drawn: Path, tmp_path: Path
 ) -> None:
