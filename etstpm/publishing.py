@@ -20,7 +20,16 @@ from etstpm.gate import Verdict, judge
 from etstpm.history import fold_past_months
 from etstpm.metric_rows import MEAN, category_rows, mean_of, mean_rows, sum_replicates, value_of
 from etstpm.parquet import write_parquet
-from etstpm.runs import LATEST_KEY, Record, latest_run, read_run, read_runs, run_key, table_key
+from etstpm.runs import (
+    LATEST_KEY,
+    Record,
+    decisions,
+    latest_run,
+    read_run,
+    read_runs,
+    run_key,
+    table_key,
+)
 from etstpm.storage import Artifact, Store, file_sha256
 from etstpm.tables import ALL, IMAGE_SCORES, METRICS, OFFICIAL, PAPER, SCHEMA_VERSION
 
@@ -125,9 +134,11 @@ def publish_run(
     before = read_runs(store, [run_id]).get(run_id)
     latest = latest_run(store)
     if before is not None and _is_whole(store, before, record):
-        # Killed between run.json and latest.json? Nothing else has become the latest since.
+        # Killed between run.json and latest.json? Nothing else has become the latest since, and
+        # nobody has rolled back.
         verdict = Verdict.from_record(before["verdict"])
-        if verdict.has_passed and latest == verdict.baseline:
+        was_passed_over = verdict.has_passed and latest == verdict.baseline
+        if was_passed_over and not _is_decided_since(store, before["created_at"]):
             store.write_json(LATEST_KEY, {"run_id": run_id})
         return load_run(store, run_id)
 
@@ -186,6 +197,12 @@ def _is_whole(store: Store, before: Record, record: Record) -> bool:
         key in found and hashlib.sha256(found[key]).hexdigest() == sha256
         for key, sha256 in hashes.items()
     )
+
+
+def _is_decided_since(store: Store, created_at: str) -> bool:
+    """Whether a person has moved the latest run since then."""
+    since = datetime.fromisoformat(created_at)
+    return any(datetime.fromisoformat(decision.at) >= since for decision in decisions(store))
 
 
 def _write_tables(

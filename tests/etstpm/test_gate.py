@@ -269,6 +269,20 @@ def test_killed_before_latest_moves_the_same_publication_moves_it(tmp_path: Path
     assert latest_run(store) == THIRD
 
 
+def test_a_rollback_outlasts_the_same_publication(store: Store) -> None:
+    outcome = add_category(store)
+    publish(store, [outcome], FIRST)
+    publish(store, [outcome], SECOND)
+    move_latest(store, "rollback", FIRST, "false alarms")
+    publish(store, [outcome], SECOND)
+    assert latest_run(store) == FIRST
+    # An old decision keeps no later run back.
+    publish(store, [outcome], THIRD)
+    store.write_json(LATEST_KEY, {"run_id": FIRST})  # as a kill leaves it
+    publish(store, [outcome], THIRD)
+    assert latest_run(store) == THIRD
+
+
 def test_no_run_json_stands_beside_tables_of_another_making(
     store: Store, monkeypatch: pytest.MonkeyPatch
 ) -> None:
