@@ -143,7 +143,8 @@ def publish_run(
         return load_run(store, run_id)
 
     if before is not None:
-        latest = before.get("verdict", {}).get("baseline") if latest == run_id else latest
+        if latest == run_id:  # first: at no moment does the latest name a run that is not there
+            latest = _step_back(store, before)
         store.remove_file(run_key(run_id))
     baseline = read_runs(store, [latest]).get(latest) if latest is not None else None
     verdict = judge(store, config.gate, record, baseline)
@@ -203,6 +204,16 @@ def _is_decided_since(store: Store, created_at: str) -> bool:
     """Whether a person has moved the latest run since then."""
     since = datetime.fromisoformat(created_at)
     return any(datetime.fromisoformat(decision.at) >= since for decision in decisions(store))
+
+
+def _step_back(store: Store, record: Record) -> str | None:
+    """Make the run that this one was judged against the latest again; None if there is none."""
+    baseline: str | None = record.get("verdict", {}).get("baseline")
+    if baseline is not None and read_runs(store, [baseline]):
+        store.write_json(LATEST_KEY, {"run_id": baseline})
+        return baseline
+    store.remove_file(LATEST_KEY)
+    return None
 
 
 def _write_tables(

@@ -2,6 +2,7 @@
 
 import uuid
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -281,6 +282,45 @@ def test_a_rollback_outlasts_the_same_publication(store: Store) -> None:
     store.write_json(LATEST_KEY, {"run_id": FIRST})  # as a kill leaves it
     publish(store, [outcome], THIRD)
     assert latest_run(store) == THIRD
+
+
+@pytest.mark.parametrize("is_first", [True, False], ids=["the first run", "a later run"])
+def test_published_again_and_worse_a_run_is_the_latest_no_longer(
+    store: Store, is_first: bool
+) -> None:
+    outcome, failed = add_category(store), Outcome("screw", failure="screw: no power")
+    if not is_first:
+        publish(store, [outcome], FIRST)
+    publish(store, [outcome], SECOND)
+    assert latest_run(store) == SECOND
+    assert verdict_of(publish(store, [failed], SECOND)).status == "incomplete"
+    assert latest_run(store) == (None if is_first else FIRST)
+    assert verdict_of(publish(store, [outcome], SECOND)).has_passed
+    assert latest_run(store) == SECOND
+
+
+def test_the_latest_run_is_there_whenever_its_publication_is_killed(
+    store: Store, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    good, bad = add_category(store, separation=2.0), add_category(store, separation=0.5)
+    publish(store, [good], FIRST)
+    publish(store, [good], SECOND)
+    for name in ("write_json", "remove_file"):
+        change = getattr(Store, name)
+
+        def kill(self: Store, *arguments: Any, change: Any = change) -> None:
+            change(self, *arguments)
+            raise KeyboardInterrupt
+
+        with monkeypatch.context() as patched:
+            patched.setattr(Store, name, kill)
+            with pytest.raises(KeyboardInterrupt):
+                publish(store, [bad], SECOND)
+        latest = latest_run(store)
+        assert latest == FIRST
+        assert read_run(store, latest)
+    assert verdict_of(publish(store, [bad], SECOND)).status == "regressed"
+    assert latest_run(store) == FIRST
 
 
 def test_no_run_json_stands_beside_tables_of_another_making(
