@@ -38,10 +38,11 @@ from etstpm.inputs import dataset_root, open_inputs, proven_weights
 from etstpm.networks import FeaturePyramid, TeacherWeights
 from etstpm.parquet import write_parquet
 from etstpm.roots import choose_categories
+from etstpm.runs import read_run
 from etstpm.settings import settings
 from etstpm.storage import Store, make_once
 from etstpm.tables import FINDINGS, STUDENT_HISTORY, TEACHER_HISTORY
-from etstpm.warm_start import Start, split_of
+from etstpm.warm_start import Start, pin_run, split_of
 
 _log = logging.getLogger("etstpm.stages")
 
@@ -50,12 +51,14 @@ def validate(config: Config, store: Store) -> str:
     """Scan the dataset; key of `manifest.parquet` and `findings.parquet`.
 
     Whatever else can be wrong with a run's inputs is tried first, so that it fails before anything
-    is written: the weights, the device, the store.
+    is written: the weights, the device, the run to begin from, the store.
     """
     root = dataset_root(config)
     choose_categories(root, config.dataset.categories, config.dataset.name)
     proven_weights(config)
     choose_compute(config)
+    if (earlier := pin_run(config, store).student.warm_start) is not None:
+        read_run(store, earlier)
     store.check_writable()
     dataset = scan_dataset(
         root,

@@ -500,6 +500,10 @@ def ask_for_a_device(_: Path) -> dict[str, Any]:
     return {"device": "cuda:99"}
 
 
+def begin_from_no_run(_: Path) -> dict[str, Any]:
+    return {"student__warm_start": "typo"}
+
+
 @pytest.mark.parametrize(
     ("spoil", "message"),
     [
@@ -508,6 +512,7 @@ def ask_for_a_device(_: Path) -> dict[str, Any]:
         (break_weights, "SHA-256 .* is not one that etstpm knows"),
         (lose_weights, r"missing\.pth cannot be read"),
         (ask_for_a_device, "device 'cuda:99'"),
+        (begin_from_no_run, "store .* holds no published run"),
     ],
 )
 @pytest.mark.parametrize("is_there", [False, True], ids=["new store", "empty store"])
