@@ -31,6 +31,7 @@ ROWS_OF_TYPE = _names(METRICS_OF_TYPE)
 WITHOUT_MEAN = "f1_max_threshold"
 """Scores of different students have no common scale."""
 WHY_UNDEFINED = "only one class among the test images: not defined"
+WITHOUT_MASKS = "no masks of the defective images: not defined"
 
 Sums = dict[Name, tuple[npt.NDArray[np.float64], int]]
 """Sum of the categories' replicates, and over how many."""
@@ -63,11 +64,16 @@ def category_rows(
                     "n_good": part.get("n_good"),
                     "n_defective": part.get("n_defective"),
                     "student_digest": student_digest_of(artifact),
-                    "reason": failure or (WHY_UNDEFINED if value is None else None),
+                    "reason": failure or (_why_undefined(part, level) if value is None else None),
                     "defect_type": defect_type,
                 }
             )
     return rows
+
+
+def _why_undefined(part: Mapping[str, Any], level: str) -> str:
+    has_both_classes = part["n_good"] > 0 and part["n_defective"] > 0
+    return WITHOUT_MASKS if level == "pixel" and has_both_classes else WHY_UNDEFINED
 
 
 def mean_rows(rows: Iterable[Mapping[str, Any]], replicates: Sums) -> list[dict[str, Any]]:

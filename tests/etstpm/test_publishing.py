@@ -219,6 +219,15 @@ def test_a_run_with_a_failed_and_an_undefined_category(store: Store, tmp_path: P
         )
 
 
+def test_a_category_without_masks_says_so(local: Store, tmp_path: Path) -> None:
+    values = [0.9] * 4 + [None] * 12
+    metrics = card_metrics(values, n_good=1, n_defective=2)
+    publish(local, [add_scores(local, tmp_path, "bottle", metrics)])
+    rows = [row for row in read_table(local, "metrics").to_pylist() if row["category"] == "bottle"]
+    reasons = {row["level"]: row["reason"] for row in rows[:16]}
+    assert reasons == {"image": None, "pixel": "no masks of the defective images: not defined"}
+
+
 def test_mean_rows_are_over_the_categories_that_have_a_value(store: Store, tmp_path: Path) -> None:
     outcomes = [
         add_scores(store, tmp_path, "bottle", BOTTLE),
