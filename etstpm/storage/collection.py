@@ -1,8 +1,8 @@
 """What no kept run refers to, and its removal (`etstpm store gc`).
 
 A run is never asked what it uses: whatever in its `run.json`, in an ablation's record or in a kept
-artifact's card looks like an artifact's key is kept. Tables, run records and reports are history
-and stay.
+artifact's card looks like an artifact's key is kept, but for the student that a warm one began
+from: it is not needed any more. Tables, run records and reports are history and stay.
 
 Against a run that works at the same time stand three things: what was written or used within the
 last `min_age` stays (a run touches what it reuses), what somebody holds a lease on stays, and the
@@ -138,7 +138,9 @@ def _closure(store: Store, keys: set[str]) -> set[str]:
     found, new = set(keys), sorted(keys)
     while new:
         cards = [artifact.card for artifact in in_parallel(store.find, new) if artifact is not None]
-        new = sorted(set(keys_in(cards)) - found)
+        # Through its start each night's student would keep those of all nights before.
+        needed = [{name: card[name] for name in card.keys() - {"start"}} for card in cards]
+        new = sorted(set(keys_in(needed)) - found)
         found |= set(new)
     return found
 

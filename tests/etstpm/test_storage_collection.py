@@ -134,6 +134,22 @@ def test_the_latest_run_is_kept_however_old(tmp_path: Path) -> None:
     assert "student b" not in there(store, keys)
 
 
+def test_a_warm_student_does_not_keep_the_one_it_began_from(tmp_path: Path) -> None:
+    store = Store(str(tmp_path / "store"))
+    keys = fill(store, tmp_path / "made")
+    start = {"key": keys["student b"], "epochs": 2, "held_out": [0]}
+    warm = commit(
+        store, "students/bottle/" + "a" * 64, tmp_path / "made", teacher=TEACHER, start=start
+    )
+    scores = commit(store, "scores/bottle/" + "a" * 64, tmp_path / "made", student=warm)
+    publish(store, "d", 3, [{"category": "bottle", "scores_key": scores}])
+    store.write_json("runs/latest.json", {"run_id": "d"})
+    assert keys["student b"] not in run_gc(store, Keeping(runs=3)), "its own run keeps it"
+    assert keys["student b"] in run_gc(store, Keeping(runs=1))
+    assert store.find(warm) is not None
+    assert "teacher" in there(store, keys)
+
+
 def test_what_is_young_or_leased_is_kept(store: Store, tmp_path: Path) -> None:
     """A run that works at the same time has its artifacts there before its `run.json`."""
     keys = fill(store, tmp_path / "made")

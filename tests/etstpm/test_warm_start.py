@@ -103,6 +103,18 @@ def test_a_grown_category_begins_from_the_night_before(nights: Nights) -> None:
     assert nights.run(SECOND, warm_start=FIRST) == second
 
 
+def test_what_a_student_began_from_may_be_collected(nights: Nights) -> None:
+    first = nights.run(FIRST)
+    nights.show(10)
+    second = nights.run(SECOND, warm_start="latest")
+    nights.store.remove_file(f"{first['key']}/card.json")
+    assert nights.store.find(first["key"]) is None
+    # With nothing new nothing is made, and tonight's student begins from the last one.
+    assert nights.run(THIRD, warm_start="latest") == second
+    nights.show(12)
+    assert nights.run(THIRD, warm_start="latest")["start"]["key"] == second["key"]
+
+
 def test_a_warm_students_address_is_not_a_cold_ones(nights: Nights) -> None:
     first = nights.run(FIRST)
     assert nights.run(FIRST, warm_start="latest") == first, "nothing to begin from, nothing new"
