@@ -10,10 +10,21 @@ from pathlib import Path
 from etstpm.catalog import Declaration, load_declaration, recognise
 from etstpm.errors import DatasetError
 from etstpm.layouts import TREE, Layout, open_layout
+from etstpm.layouts.listing import unreadable
 
 
 def open_root(root: Path, name: str | None = None) -> tuple[Declaration, Layout]:
-    """Which dataset lies there, and how to read it. Raises `DatasetError` for no such root."""
+    """Which dataset lies there, and how to read it.
+
+    Raises `DatasetError` for no such root, or one that cannot be read.
+    """
+    try:
+        return _open(root, name)
+    except OSError as error:  # a name that is too long, a folder that may not be read
+        raise unreadable(root, error) from None
+
+
+def _open(root: Path, name: str | None) -> tuple[Declaration, Layout]:
     if not root.is_dir():
         uri = re.match(r"([A-Za-z][A-Za-z0-9+.-]+):/+(.*)", str(root))  # a path has lost a slash
         if uri is not None:

@@ -10,7 +10,14 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from etstpm.findings import Entry, Scan, is_system_name
-from etstpm.layouts.listing import GOOD, folders_in, images_in, names_in, report_files
+from etstpm.layouts.listing import (
+    GOOD,
+    folders_in,
+    images_in,
+    names_in,
+    report_files,
+    unreadable,
+)
 from etstpm.layouts.pairing import Masks
 
 
@@ -21,13 +28,16 @@ class Folders:
     root: Path
 
     def categories(self) -> list[str]:
-        """Folders that hold train/ or test/."""
-        return sorted(
-            name
-            for name in names_in(self.root)
-            if not is_system_name(name)
-            and ((self.root / name / "train").is_dir() or (self.root / name / "test").is_dir())
-        )
+        """Folders that hold train/ or test/. Raises `DatasetError` for one that cannot be read."""
+        try:
+            return sorted(
+                name
+                for name in names_in(self.root)
+                if not is_system_name(name)
+                and ((self.root / name / "train").is_dir() or (self.root / name / "test").is_dir())
+            )
+        except OSError as error:
+            raise unreadable(self.root, error) from None
 
     def entries(self, scan: Scan, category: str) -> list[Entry]:
         """Of train/good, and of every folder of test/ with its masks."""

@@ -4,6 +4,7 @@ import os
 from collections.abc import Sequence
 from pathlib import Path
 
+from etstpm.errors import DatasetError
 from etstpm.findings import Scan, is_image_name
 from etstpm.paths import leads_to_folder
 
@@ -12,12 +13,26 @@ GOOD = "good"
 
 
 def names_in(root: Path) -> list[str]:
-    """Names of the folders in a root, hidden ones too; none if it is no folder."""
+    """Names of the folders in a root, hidden ones too; none if it is no folder.
+
+    Raises `DatasetError` for a root that cannot be read.
+    """
     try:
         with os.scandir(root) as entries:
             return [entry.name for entry in entries if leads_to_folder(entry)]
     except NotADirectoryError:
         return []
+    except OSError as error:
+        raise unreadable(root, error) from None
+
+
+def unreadable(root: Path, error: OSError) -> DatasetError:
+    """What is said of a dataset whose root, or a category's folder, cannot be read."""
+    where = "" if error.filename in {None, str(root)} else f"{error.filename} "
+    return DatasetError(
+        f"dataset {root}: {where}cannot be read ({error.strerror}); check the path, and that this "
+        "user may read it"
+    )
 
 
 def folders_in(scan: Scan, folder: Path, expected: str = "folders of images") -> list[str]:

@@ -133,6 +133,7 @@ def test_what_is_no_choice_is_one_line(
         (["config", "no-such-preset"], "config 'no-such-preset' cannot be read"),
         (["data", "validate", "/no/such/root"], "dataset /no/such/root: no such folder"),
         (["data", "validate", "~nobody-here/x"], "dataset ~nobody-here/x: no such folder"),
+        (["data", "validate", 300 * "x"], "cannot be read (File name too long); check"),
         (["data", "validate", "s3://bucket/x"], "dataset s3://bucket/x: images are read from a"),
     ],
 )

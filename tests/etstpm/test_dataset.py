@@ -1,8 +1,11 @@
+import errno
 import os
 import shutil
 import tempfile
 import threading
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -224,6 +227,34 @@ def test_what_may_not_be_read_is_named(dataset: Path, cache: Path) -> None:
                 path.chmod(mode)
         locked.chmod(0o755)
     assert "flange/train/good: expected a folder that can be read, found Permission" in message
+
+
+@pytest.mark.parametrize("locked", ["", "flange"])
+def test_a_root_or_a_category_that_may_not_be_read_is_named(
+    locked: str, dataset: Path, cache: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder = str(dataset / locked)
+
+    def refuse(
+        function: Callable[..., Any], is_locked: Callable[[str], bool]
+    ) -> Callable[..., Any]:
+        def refusing(path: Any, *args: Any, **kwargs: Any) -> Any:
+            if is_locked(str(path)):
+                raise PermissionError(errno.EACCES, "Permission denied", str(path))
+            return function(path, *args, **kwargs)
+
+        return refusing
+
+    # Root may read everything; so the system refuses as it would another user.
+    monkeypatch.setattr("os.scandir", refuse(os.scandir, lambda path: path == folder))
+    monkeypatch.setattr("os.listdir", refuse(os.listdir, lambda path: path == folder))
+    stat = refuse(Path.stat, lambda path: str(Path(path).parent) == folder)
+    monkeypatch.setattr(Path, "stat", stat)
+
+    message = refusal(dataset, cache)
+
+    assert message.startswith(f"dataset {dataset}: ")
+    assert "cannot be read (Permission denied); check the path, and that this user may" in message
 
 
 def test_a_cache_that_cannot_be_written_is_named(drawn: Path, tmp_path: Path) -> None:
