@@ -11,7 +11,7 @@ import secrets
 import shutil
 import time
 import zlib
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -87,18 +87,32 @@ def draw_sample(
     """Draw the sample into `root`, whole or not at all; return at once if exactly it stands there.
 
     image_size is in pixels; train and test_good count per category, per_defect per defect type.
-    Raises DatasetError if `root` holds anything else, or a parameter is out of range.
+    Raises DatasetError if `root` holds anything else or cannot be written, or a parameter is out of
+    range.
     """
     root = root.absolute()
     card = _card(seed, image_size, train, test_good, per_defect)
     if is_drawn(root, card):
         return
+    shots = _shots(train, test_good, per_defect)
+    try:
+        _draw(root, card, shots, seed, image_size)
+    except OSError as error:
+        raise DatasetError(
+            f"sample: {error.filename or root} cannot be written ({error.strerror}); choose "
+            "another folder, or make room"
+        ) from None
+
+
+def _draw(
+    root: Path, card: dict[str, int], shots: Iterable[Shot], seed: int, image_size: int
+) -> None:
     if root.exists() and not (root.is_dir() and not any(root.iterdir())):
         raise DatasetError(_foreign(root, card))
     _remove_stale(root)
     unfinished = root.with_name(f".{root.name}.partial-{secrets.token_hex(4)}")
     try:
-        for shot in _shots(train, test_good, per_defect):
+        for shot in shots:
             _write_shot(unfinished, shot, seed, image_size)
         (unfinished / "readme.txt").write_text(README, encoding="utf-8")
         (unfinished / MARKER).write_text(json.dumps(card, indent=2) + "\n", encoding="utf-8")

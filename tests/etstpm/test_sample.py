@@ -173,6 +173,14 @@ def test_a_folder_of_somebody_else_is_refused_and_left_alone(tmp_path: Path) -> 
         draw_small(tmp_path / "file")
 
 
+def test_a_place_that_cannot_be_written_is_named(tmp_path: Path) -> None:
+    (tmp_path / "file").touch()
+    for place in (tmp_path / "file" / "s", tmp_path / ("x" * 300)):
+        with pytest.raises(DatasetError, match=r"^sample: .* cannot be written \(.*choose another"):
+            draw_small(place)
+    assert [path.name for path in tmp_path.iterdir()] == ["file"]
+
+
 def test_an_empty_folder_is_used(tmp_path: Path) -> None:
     (tmp_path / "empty").mkdir()
     draw_small(tmp_path / "empty")
@@ -194,7 +202,7 @@ def test_a_failing_run_leaves_nothing(tmp_path: Path, monkeypatch: pytest.Monkey
         raise OSError(28, "No space left on device")
 
     monkeypatch.setattr(sample, "_put_in_place", full)
-    with pytest.raises(OSError, match="No space left"):
+    with pytest.raises(DatasetError, match=r"cannot be written.*No space left"):
         draw_small(tmp_path / "s")
     assert not list(tmp_path.iterdir())
 
