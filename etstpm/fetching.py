@@ -66,6 +66,8 @@ def fetch(
     """
     archive = _archive_of(declaration, source, sha256)
     target = local_path(target)
+    if target.name in {"", ".."}:  # the root, or '.'
+        raise DatasetError(f"--to {target} names no new folder; give one, as in --to data/mvtec_ad")
     work = target.with_name(f".{target.name}.fetch")
     lock = work.with_name(f"{work.name}.lock")
     try:

@@ -142,6 +142,9 @@ def test_what_is_refused(packed: Path, tmp_path: Path, monkeypatch: pytest.Monke
     (tmp_path / "file").touch()
     message = refusal(declaration, tmp_path / "file" / "x", source=str(packed))
     assert "cannot be written (File exists); give another folder with --to" in message
+    for place in ("/", ".", ".."):
+        message = refusal(declaration, Path(place), source=str(packed))
+        assert message.startswith(f"--to {place} names no new folder; give one")
     assert not target.exists()
     assert sorted(path.name for path in tmp_path.glob(".*.lock")) == []
     full = SimpleNamespace(free=10)
