@@ -10,6 +10,13 @@ from etstpm.commands import make_group
 
 app = make_group("The store: collect what nobody needs, verify the rest.")
 
+
+def _finite(days: float | None) -> float | None:
+    if days is not None and not days <= timedelta.max.days:
+        raise typer.BadParameter(f"{days} is no finite number of days")
+    return days
+
+
 Uri = Annotated[str, typer.Argument(help="Folder or fsspec URI, as of make run STORE=.")]
 
 
@@ -22,14 +29,23 @@ def gc(
     ] = None,
     keep_days: Annotated[
         float | None,
-        typer.Option(min=0, help="Keep the artifacts of runs published within so many days."),
+        typer.Option(
+            min=0,
+            callback=_finite,
+            help="Keep the artifacts of runs published within so many days.",
+        ),
     ] = None,
     min_age_days: Annotated[
-        float, typer.Option(min=0, help="Keep what was written or used within so many days.")
+        float,
+        typer.Option(
+            min=0, callback=_finite, help="Keep what was written or used within so many days."
+        ),
     ] = 2.0,
     scored_days: Annotated[
         float | None,
-        typer.Option(min=0, help="Keep scores of new images of so many days; else all."),
+        typer.Option(
+            min=0, callback=_finite, help="Keep scores of new images of so many days; else all."
+        ),
     ] = None,
     scored: Annotated[
         list[str] | None,

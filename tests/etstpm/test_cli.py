@@ -134,6 +134,8 @@ def test_what_is_no_choice_is_one_line(
         (["data", "validate", "/no/such/root"], "dataset /no/such/root: no such folder"),
         (["data", "validate", "~nobody-here/x"], "dataset ~nobody-here/x: no such folder"),
         (["data", "validate", 300 * "x"], "cannot be read (File name too long); check"),
+        (["store", "gc", "--min-age-days", "inf"], "inf is no finite number of days; see"),
+        (["store", "gc", "--scored-days", "1e10"], "is no finite number of days; see"),
         (["data", "validate", "s3://bucket/x"], "dataset s3://bucket/x: images are read from a"),
     ],
 )
