@@ -5,7 +5,7 @@ from typing import Any, NoReturn
 
 import typer
 
-from etstpm.errors import EtstpmError
+from etstpm.errors import EtstpmError, reason_of
 
 UsageError: Any = typer.BadParameter.__mro__[1]
 """click's, which newer versions of typer carry within and older ones import."""
@@ -30,3 +30,12 @@ def run_command(app: typer.Typer, name: str) -> NoReturn:
     except EtstpmError as error:
         sys.stderr.write(f"etstpm: {error}\n")
         sys.exit(error.exit_code)
+    except BrokenPipeError:
+        raise
+    except OSError as error:  # of a place that no command has thought of
+        where = f"{error.filename}: " if error.filename is not None else ""
+        sys.stderr.write(
+            f"etstpm: {where}{error.strerror or reason_of(error)}; check the path, its "
+            "permissions and the room on its disk\n"
+        )
+        sys.exit(2)

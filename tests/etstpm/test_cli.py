@@ -152,6 +152,22 @@ def test_fault_is_one_line_and_exit_code_2(
     assert errors.count("\n") == 1
 
 
+def test_a_fault_of_the_system_is_one_line_too(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def full(*_: object) -> None:
+        raise OSError(28, "No space left on device", "/full/disk")
+
+    monkeypatch.setattr(Config, "load", full)
+
+    assert run(["config"], monkeypatch, capsys) == (
+        2,
+        "",
+        "etstpm: /full/disk: No space left on device; check the path, its permissions and the room "
+        "on its disk\n",
+    )
+
+
 def test_help_imports_nothing_that_is_slow() -> None:
     """No time is measured: what takes it is not there."""
     program = (
