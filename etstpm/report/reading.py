@@ -1,11 +1,13 @@
 """A run's content from the store: tables, cards, curves and thumbnails, each proven by its hash."""
 
+import hashlib
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from datetime import datetime
 from pathlib import Path
 from typing import Any
 
+import pyarrow as pa
 import pyarrow.parquet as pq
 
 from etstpm.catalog import STPM_PUBLISHED
@@ -124,9 +126,14 @@ def _curves(rows: Sequence[Mapping[str, Any]]) -> dict[tuple[str, str, str], Cur
 
 
 def _means(store: Store, record: Mapping[str, Any]) -> dict[tuple[str, str, str], Value]:
-    rows = pq.read_table(
-        store.path(record["files"]["metrics"]["key"]), filesystem=store.fs, partitioning=None
-    ).to_pylist()
+    key, sha256 = (record["files"]["metrics"][name] for name in ("key", "sha256"))
+    content = store.read_files([key]).get(key)
+    if content is None or hashlib.sha256(content).hexdigest() != sha256:
+        fault = "not there" if content is None else "damaged: its SHA-256 is another"
+        raise StorageError(
+            f"store {store.uri}: {key} is {fault}; restore it, or choose another run"
+        )
+    rows = pq.read_table(pa.BufferReader(content)).to_pylist()
     chosen = [row for row in rows if row["category"] == MEAN and row["defect_type"] == ALL]
     return {
         (row["protocol"], row["level"], row["metric"]): Value(

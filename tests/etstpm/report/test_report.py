@@ -11,6 +11,7 @@ from etstpm.errors import EtstpmError, StorageError
 from etstpm.report import report_key, write_report
 from etstpm.report.pictures import gallery
 from etstpm.report.reading import read_content
+from etstpm.runs import table_key
 from etstpm.storage import Store
 from tests.etstpm.report.conftest import HOSTILE, SCRIPT, run_id
 
@@ -162,6 +163,20 @@ def test_a_damaged_artifact_is_named(store: Store, tmp_path: Path) -> None:
     (tmp_path / "store" / key / "thumbnails.parquet").write_bytes(b"PAR1")
     with pytest.raises(StorageError, match=r"thumbnails\.parquet is missing or damaged"):
         write_report(copied, run_id(2))
+
+
+@pytest.mark.parametrize("content", [None, b"x"])
+def test_a_metrics_table_that_is_lost_or_damaged_is_named(
+    content: bytes | None, store: Store, tmp_path: Path
+) -> None:
+    copied = Store(shutil.copytree(store.uri, tmp_path / "store").as_posix())
+    key = table_key("metrics", run_id(0))
+    if content is None:
+        copied.remove_file(key)
+    else:
+        copied.write_bytes(key, content)
+    with pytest.raises(StorageError, match=rf"{key} is (not there|damaged)"):
+        read_content(copied, run_id(0))
 
 
 def test_a_file_that_cannot_be_written_is_one_line(store: Store, tmp_path: Path) -> None:
