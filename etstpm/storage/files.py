@@ -10,6 +10,7 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any, Concatenate, ParamSpec, TypeVar
 
+from fsspec.core import has_magic
 from fsspec.implementations.local import LocalFileSystem
 
 from etstpm.errors import StorageError, reason_of
@@ -117,7 +118,7 @@ class Files:
         Raises `StorageError` for any other fault.
         """
         paths = {self.path(key): key for key in keys}
-        found = self.fs.cat(list(paths), on_error="return") if paths else {}
+        found = self._cat_all(list(paths))
         for content in found.values():
             if isinstance(content, Exception) and not isinstance(content, FileNotFoundError):
                 raise content
@@ -199,6 +200,18 @@ class Files:
         parts = {"max_concurrency": 1} if is_s3(self.fs) else {}
         content: bytes = self.fs.cat_file(self.path(key), **parts)
         return content
+
+    def _cat_all(self, paths: list[str]) -> dict[str, Any]:
+        """Each path's content, or the exception that took its place."""
+        # `cat` takes [, * and ? in a path for a pattern, and most stores' paths have none.
+        plain = [path for path in paths if not has_magic(path)]
+        found = dict(self.fs.cat(plain, on_error="return")) if plain else {}
+        for path in set(paths) - set(plain):
+            try:
+                found[path] = self.fs.cat_file(path)
+            except FileNotFoundError as error:
+                found[path] = error
+        return found
 
     def _in_parts(self) -> dict[str, int]:
         return {"chunksize": PART_BYTES} if is_s3(self.fs) else {}

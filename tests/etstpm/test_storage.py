@@ -343,6 +343,12 @@ def test_a_check_does_not_believe_a_store_that_forgets(
     assert names(store) == []
 
 
+def test_a_store_whose_name_looks_like_a_pattern_is_read(tmp_path: Path) -> None:
+    store = Store(str(tmp_path / "line[1]*?"))
+    store.write_bytes("a/b", b"x")
+    assert store.read_files(["a/b", "a/c"]) == {"a/b": b"x"}
+
+
 def test_addresses_are_as_a_person_opens_them(tmp_path: Path) -> None:
     assert (
         Store("memory://lake/x/").display("tables/a.parquet") == "memory://lake/x/tables/a.parquet"
