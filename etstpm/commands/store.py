@@ -1,12 +1,16 @@
 """`etstpm store`: what lies in a store, whether it is sound, and what can go."""
 
 from datetime import timedelta
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 from rich.console import Console
 
 from etstpm.commands import make_group
+from etstpm.errors import StorageError
+
+if TYPE_CHECKING:
+    from etstpm.storage import Store
 
 app = make_group("The store: collect what nobody needs, verify the rest.")
 
@@ -64,6 +68,7 @@ def gc(
     from etstpm.storage.keeping import Keeping
 
     opened = Store(store)
+    _require(opened)
     names = tuple(name.strip("/").removeprefix("scored/") for name in scored or ())
     keeping = Keeping(keep_runs, keep_days, timedelta(days=min_age_days), scored_days, names)
     if delete:
@@ -104,6 +109,7 @@ def verify(
     from etstpm.storage.verification import verify as look
 
     opened = Store(store)
+    _require(opened)
     console = Console(markup=False, emoji=False, highlight=False)
     count = files = size = damaged = 0
     for seen in look(opened):
@@ -119,6 +125,12 @@ def verify(
     )
     if damaged:
         raise typer.Exit(1)
+
+
+def _require(store: "Store") -> None:
+    """Raise `StorageError` for a folder that is not there: a mistyped store is not a sound one."""
+    if store.is_local and not store.fs.isdir(store.root):
+        raise StorageError(f"store {store.uri}: no such folder; check its address")
 
 
 def _count(number: int, noun: str, plural: str | None = None) -> str:

@@ -9,6 +9,7 @@ import pytest
 from typer.testing import CliRunner
 
 from etstpm.cli import app
+from etstpm.errors import StorageError
 from etstpm.storage import Store
 from etstpm.storage.verification import Damage, verify
 
@@ -124,7 +125,15 @@ def test_a_run_that_is_none(content: bytes, store: Store) -> None:
     assert damages(store) == [Damage("runs/a/run.json", "is not a run's record")]
 
 
-def test_a_store_that_is_not_there_is_empty(tmp_path: Path) -> None:
-    done = CliRunner().invoke(app, ["store", "verify", str(tmp_path / "none")])
+@pytest.mark.parametrize("command", ["verify", "gc"])
+def test_a_store_that_is_not_there_is_refused(command: str, tmp_path: Path) -> None:
+    done = CliRunner().invoke(app, ["store", command, str(tmp_path / "none")])
+    assert isinstance(done.exception, StorageError)
+    assert str(done.exception).startswith(f"store {tmp_path}/none: no such folder; check")
+    assert not (tmp_path / "none").exists()
+
+
+def test_an_empty_store_is_all_as_written(tmp_path: Path) -> None:
+    done = CliRunner().invoke(app, ["store", "verify", str(tmp_path)])
     assert done.exit_code == 0
     assert "0 artifacts, runs and batches" in done.output
