@@ -102,8 +102,12 @@ def export_detector(store: Store, detector: Detector, name: str, to: str) -> Exp
             size_in_bytes=exported.bytes,
             differences=(scores, maps),
         )
-        target.write_bytes(card_name, card.encode())
         target.put_file(path, file_name)
+        try:
+            target.write_bytes(card_name, card.encode())
+        except StorageError:
+            target.remove_file(file_name)
+            raise
     return exported
 
 

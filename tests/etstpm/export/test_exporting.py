@@ -232,6 +232,24 @@ def test_what_cannot_be_done_is_one_line_and_writes_nothing(
     assert Path("there.onnx").read_text() == "of yesterday"
 
 
+def test_a_file_that_cannot_be_put_leaves_no_card(
+    detector: Detector, published: Published, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    put_file = Store.put_file
+
+    def full(self: Store, local: Path, key: str) -> None:
+        if key.endswith(".onnx"):
+            raise StorageError("full")
+        put_file(self, local, key)
+
+    monkeypatch.setattr(Store, "put_file", full)
+    with pytest.raises(StorageError, match="full"):
+        export_detector(
+            Store(str(published.store)), detector, "onnx", str(tmp_path / "to" / "x.onnx")
+        )
+    assert not [path for path in tmp_path.rglob("*") if path.is_file()]
+
+
 def test_a_detector_of_another_precision_is_not_traced(published: Published) -> None:
     store = Store(str(published.store))
     other = load_detector(
