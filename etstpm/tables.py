@@ -145,7 +145,7 @@ RUNS = _schema(
     _field(
         "verdict",
         _NAME,
-        "the gate's: 'passed', 'regressed' or 'incomplete'; null of runs older than the gate",
+        "the gate's: 'passed', 'regressed', 'incomplete' or 'unjudged'; null of runs older than it",
     ),
     _field("reason", _TEXT, "why the gate did not let it pass, in one line; null where it did"),
     _field("baseline", _TEXT, "the last good run that it was compared with; null of the first"),

@@ -11,7 +11,8 @@ from etstpm.config import Config
 from etstpm.config_files import preset_names
 from etstpm.inference.detector import Detector
 from etstpm.markdown import escape
-from etstpm.storage import Store
+from etstpm.networks import FORMULA_SHA256
+from etstpm.storage import Card, Store
 from etstpm.tables import OFFICIAL, PAPER
 
 SHOWN = (
@@ -73,6 +74,7 @@ def describe_model(
         "scores": detector.scores.key,
         "preset": _preset(detector.config),
         "licence": licence_of(store, detector.dataset_key),
+        "weights": terms_of(teacher),
     }
     use = _template(f"use-{name}").format(**values)
     return _template("model-card").format(**values, use=use.rstrip())
@@ -90,6 +92,13 @@ def _figures(metrics: dict[str, Any]) -> str:
         interval = "-" if ends is None else f"{ends[0]:.3f} to {ends[1]:.3f}"
         lines.append(f"| {words} | {'n/a' if value is None else f'{value:.3f}'} | {interval} |")
     return "\n".join(lines)
+
+
+def terms_of(teacher: Card) -> str:
+    """Under which terms a teacher's weights come, by its card."""
+    if teacher["weights"]["sha256"] == FORMULA_SHA256:
+        return "etstpm's own, under Apache-2.0 as the code is"
+    return f"{escape(teacher['description'])}, which come under terms of their own"
 
 
 def _decisions(store: Store, detector: Detector) -> str:

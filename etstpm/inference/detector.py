@@ -12,7 +12,7 @@ from etstpm.calibration import Calibration
 from etstpm.cards import load_network
 from etstpm.compute import Compute, choose_compute
 from etstpm.config import Config
-from etstpm.errors import StorageError
+from etstpm.errors import ConfigError, StorageError
 from etstpm.images import Pixels
 from etstpm.networks import FeaturePyramid
 from etstpm.runs import read_run
@@ -85,7 +85,7 @@ def load_detector(
 ) -> Detector:
     """The detector of a category as a run (its id, or `latest`) has published it.
 
-    compute: what the run's config says, on this machine, if None.
+    compute: what the run's config says, or `auto` where this machine lacks its device, if None.
     Raises `ResultsError` for a run that is not there, and `StorageError` for a category that is
     not in it, has failed or was scored by too old a version.
     """
@@ -99,7 +99,7 @@ def load_detector(
             "newer run"
         )
     config = _config_of(store, artifact)
-    compute = compute or choose_compute(config)
+    compute = compute or _compute_here(config)
     teacher_key, student_key = artifact.card["teacher"], artifact.card["student"]
     with store.open(artifact, CALIBRATION) as folder:
         calibration = Calibration.load(folder / CALIBRATION, compute.device)
@@ -115,6 +115,13 @@ def load_detector(
         keys=(teacher_key, student_key),
         dataset_key=record["dataset"],
     )
+
+
+def _compute_here(config: Config) -> Compute:
+    try:
+        return choose_compute(config)
+    except ConfigError:  # trained on a GPU, say, and asked on a machine that has none
+        return choose_compute(config.model_copy(update={"device": "auto"}))
 
 
 def _scores_key(store: Store, record: Mapping[str, Any], category: str) -> str:

@@ -7,7 +7,8 @@ import pytest
 from etstpm import stages
 from etstpm.catalog import MARKER
 from etstpm.config import Config
-from etstpm.export.card import UNKNOWN_LICENCE, licence_of
+from etstpm.export.card import UNKNOWN_LICENCE, licence_of, terms_of
+from etstpm.networks import FORMULA_SHA256
 from etstpm.storage import Store
 
 MVTEC = (
@@ -45,3 +46,11 @@ def test_a_licence_of_ones_own_is_no_markup(dataset: Path, tmp_path: Path) -> No
     assert text.startswith("Ours: ")
     assert "<b>" not in text
     assert "[x](" not in text
+
+
+@pytest.mark.parametrize(
+    ("source", "terms"), [("formula", "own, under Apache-2.0"), ("own", "cnn\\_1, which")]
+)
+def test_the_weights_terms_are_those_of_the_teacher(source: str, terms: str) -> None:
+    sha256 = FORMULA_SHA256 if source == "formula" else "0" * 64
+    assert terms in terms_of({"weights": {"sha256": sha256}, "description": "cnn_1"})

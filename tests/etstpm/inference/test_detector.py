@@ -6,6 +6,8 @@ from pathlib import Path
 
 import pytest
 
+from etstpm.compute import choose_compute
+from etstpm.config import Config
 from etstpm.errors import EtstpmError, ResultsError, StorageError
 from etstpm.inference.detector import load_detector
 from etstpm.storage import Store
@@ -74,6 +76,19 @@ def test_scores_from_before_the_calibration_was_kept_are_refused(
 
     with pytest.raises(StorageError, match="run the pipeline once more"):
         load_detector(copied, "product", CATEGORY)
+
+
+def test_a_device_that_is_not_here_is_replaced(copied: Store, published: Published) -> None:
+    """What a GPU has trained scores new images anywhere."""
+    path = Path(copied.path(f"{published.scores}/card.json"))
+    card = json.loads(path.read_text())
+    card["config"]["device"] = "cuda:63"
+    path.write_bytes(seal(card))
+
+    detector = load_detector(copied, "product", CATEGORY)
+
+    assert detector.compute.device == choose_compute(Config()).device
+    assert detector.config.device == "cuda:63"
 
 
 def test_a_config_of_another_version_is_refused(copied: Store, published: Published) -> None:
