@@ -112,7 +112,7 @@ def load_declaration(source: str) -> Declaration:
         text = (resources.files("etstpm") / "datasets" / f"{source}.toml").read_text("utf-8")
     elif source.endswith(".toml"):
         try:
-            text = local_path(source).read_text("utf-8")
+            text = local_path(source).read_text("utf-8-sig")
         except (OSError, UnicodeDecodeError) as error:
             reason = getattr(error, "strerror", None) or "not UTF-8 text"
             raise ConfigError(

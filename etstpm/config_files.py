@@ -23,7 +23,7 @@ def read_toml(source: str | Path) -> dict[str, Any]:
         text = (resources.files("etstpm") / "presets" / f"{source}.toml").read_text("utf-8")
     else:
         try:
-            text = path.read_text("utf-8")
+            text = path.read_text("utf-8-sig")  # Windows' editors write a mark
         except (OSError, UnicodeDecodeError) as error:
             reason = getattr(error, "strerror", None) or "not UTF-8 text"
             raise ConfigError(

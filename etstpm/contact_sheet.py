@@ -18,6 +18,7 @@ from PIL import Image, ImageDraw, ImageFont
 from etstpm.dataset import Dataset
 from etstpm.images import UNREADABLE, read_image, read_mask
 from etstpm.layouts.listing import GOOD
+from etstpm.paths import written_whole
 from etstpm.pictures import outline
 
 SIDE = 192
@@ -93,10 +94,12 @@ def draw_category(dataset: Dataset, category: str, path: Path, *, images: int = 
         if row["path"] == category or row["path"].startswith(f"{category}/")
     ]
     findings.sort(key=lambda row: row["severity"] != "error")
-    if path.suffix.lower() == ".png":
-        _sheet(dataset, category, groups, findings).save(path, optimize=True)
-    else:
-        path.write_text(_page(dataset, category, groups, findings), "utf-8")
+    with written_whole(path) as partial:
+        if path.suffix.lower() == ".png":
+            sheet = _sheet(dataset, category, groups, findings)
+            sheet.save(partial, format="png", optimize=True)
+        else:
+            partial.write_text(_page(dataset, category, groups, findings), "utf-8")
 
 
 def _groups(dataset: Dataset, category: str, images: int) -> list[Group]:

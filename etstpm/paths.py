@@ -2,6 +2,9 @@
 
 import errno
 import os
+import uuid
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 
@@ -12,6 +15,23 @@ def local_path(written: str | Path) -> Path:
     path: pathlib's own `expanduser` ends in a RuntimeError.
     """
     return Path(os.path.expanduser(written))  # noqa: PTH111
+
+
+@contextmanager
+def written_whole(path: Path) -> Iterator[Path]:
+    """A file beside `path`, to be written: it takes that place when the block ends without a fault.
+
+    On a full disk what stood there before still stands. A device or a pipe is written directly.
+    """
+    if path.exists() and not path.is_file():
+        yield path
+        return
+    partial = path.with_name(f".{uuid.uuid4().hex}.partial")
+    try:
+        yield partial
+        partial.replace(path)
+    finally:
+        partial.unlink(missing_ok=True)
 
 
 def leads_to_folder(entry: os.DirEntry[str]) -> bool:

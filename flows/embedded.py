@@ -55,6 +55,9 @@ class Server:
     def __init__(self) -> None:
         port = _free_port()
         self.api = f"http://127.0.0.1:{port}/api"
+        for name in ("NO_PROXY", "no_proxy"):  # a firm's proxy is not the way to this machine
+            hosts = os.environ.get(name)
+            os.environ[name] = f"{hosts},127.0.0.1" if hosts else "127.0.0.1"
         self._process = subprocess.Popen(  # noqa: S603
             [sys.executable, "-m", "flows.embedded", str(port)],
             env={**os.environ, **SERVER},

@@ -13,6 +13,7 @@ from rich.table import Table
 
 from etstpm.commands import make_group
 from etstpm.errors import ConfigError
+from etstpm.paths import written_whole
 
 if TYPE_CHECKING:
     from etstpm.dataset import Dataset
@@ -85,8 +86,12 @@ def validate(
     print_dataset(console, found)
     if output is not None:
         try:
-            write_parquet(output / "manifest.parquet", found.schema, [found.manifest])
-            write_parquet(output / "findings.parquet", FINDINGS, [found.findings])
+            output.mkdir(parents=True, exist_ok=True)
+            tables = {"manifest": (found.schema, found.manifest)}
+            tables["findings"] = FINDINGS, found.findings
+            for title, (schema, rows) in tables.items():
+                with written_whole(output / f"{title}.parquet") as partial:
+                    write_parquet(partial, schema, [rows])
         except OSError as error:
             raise ConfigError(
                 f"output {output} cannot be written ({error.strerror}); give another folder"

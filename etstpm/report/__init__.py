@@ -3,6 +3,7 @@
 from pathlib import Path
 
 from etstpm.errors import StorageError, reason_of
+from etstpm.paths import written_whole
 from etstpm.report.page import render
 from etstpm.report.reading import read_content
 from etstpm.storage import Store
@@ -24,10 +25,11 @@ def write_report(store: Store, run: str, to: Path | None = None) -> str:
         store.write_bytes(report_key(content.run_id), page.encode())
         return store.display(report_key(content.run_id))
     try:
-        to.write_text(page, "utf-8")
+        with written_whole(to) as partial:
+            partial.write_text(page, "utf-8")
     except OSError as error:
         raise StorageError(
-            f"report {to}: cannot be written ({reason_of(error)}); give a file in a folder that "
-            "exists and can be written"
+            f"report {to}: cannot be written ({error.strerror or reason_of(error)}); give a file "
+            "in a folder that exists and can be written"
         ) from None
     return str(to)

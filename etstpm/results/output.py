@@ -3,7 +3,6 @@
 import json
 import math
 import sys
-import uuid
 from collections.abc import Sequence
 from datetime import datetime
 from pathlib import Path
@@ -14,6 +13,7 @@ import pyarrow.csv
 import pyarrow.parquet as pq
 
 from etstpm.errors import ResultsError, reason_of
+from etstpm.paths import written_whole
 
 Format = Literal["table", "csv", "json", "parquet"]
 WIDEST = 160
@@ -54,19 +54,17 @@ def write_out(
 
 
 def _write_file(table: pa.Table, style: Format, output: Path) -> None:
-    partial = output.with_name(f".{uuid.uuid4().hex}.partial")
     try:
-        if style == "parquet":
-            pq.write_table(table, partial, compression="zstd")
-        else:
-            partial.write_bytes(_encode(table, "csv" if style == "table" else style))
-        partial.replace(output)
+        with written_whole(output) as partial:
+            if style == "parquet":
+                pq.write_table(table, partial, compression="zstd")
+            else:
+                partial.write_bytes(_encode(table, "csv" if style == "table" else style))
     except OSError as error:
         raise ResultsError(
-            f"{output} cannot be written ({reason_of(error)}); choose another --output"
+            f"{output} cannot be written ({error.strerror or reason_of(error)}); choose another "
+            "--output"
         ) from None
-    finally:
-        partial.unlink(missing_ok=True)
 
 
 def _encode(table: pa.Table, style: Format) -> bytes:

@@ -19,6 +19,10 @@ PART_BYTES = 16 * 2**20
 
 def open_location(uri: str) -> tuple[Any, str]:
     """The file system of a URI and the path in it. Raises `StorageError`."""
+    if not uri:  # `--store "$UNSET"` would be the working directory
+        raise StorageError(
+            "store '' is no place; give a folder or a URI such as s3://bucket/prefix"
+        )
     if has_credentials(uri):
         raise StorageError(
             f"store {uri!r} carries credentials, which would end up in logs and tables; leave them "

@@ -46,6 +46,7 @@ def test_it_prints_decisions_and_a_fault_costs_exit_code_1(
         ({"run": "nonsense"}, "no run 'nonsense'"),
         ({"images": "/no/such/folder"}, "images /no/such/folder: no such file or folder"),
         ({"store": "nosuch://x"}, "is not a place that fsspec knows"),
+        ({"store": ""}, "store '' is no place"),
         ({"store": "{empty}"}, "holds no published run"),
         ({"images": "{empty}"}, "no image in it"),
         ({"to": "{store}"}, "holds scores already"),

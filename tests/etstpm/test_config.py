@@ -138,6 +138,12 @@ def test_every_fault_is_named_at_once(tmp_path: Path) -> None:
     assert all(key in message for key in ("'sed'", "student.epochs = 0", "student.loss = 'l3'"))
 
 
+def test_a_byte_order_mark_is_no_part_of_a_config(tmp_path: Path) -> None:
+    path = tmp_path / "run.toml"
+    path.write_bytes(b"\xef\xbb\xbf[student]\nepochs = 3\n")
+    assert Config.load(path).student.epochs == 3
+
+
 def test_broken_toml_is_refused_with_its_line(tmp_path: Path) -> None:
     message = refusal(write(tmp_path, "seed = 1\n[student\nepochs = 3\n"))
     assert "run.toml' is not TOML" in message

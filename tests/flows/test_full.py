@@ -258,6 +258,9 @@ def test_fault_is_one_line_and_exit_code_2(
 def test_embedded_server_ends_with_a_killed_run(root: Path, tmp_path: Path) -> None:
     environment = {k: v for k, v in os.environ.items() if not k.startswith("PREFECT_")}
     environment |= {"ETSTPM_CACHE": str(tmp_path / "cache"), "PREFECT_HOME": str(tmp_path / "home")}
+    environment |= {
+        "HTTP_PROXY": "http://127.0.0.1:9"
+    }  # a firm's: not for the server beside the run
     options = ["--dataset", str(root), "--store", str(tmp_path / "store")]
     overrides = [word for setting in SETTINGS for word in ("--set", setting)]
     command = [sys.executable, "-m", "flows.full", *options, *overrides]
