@@ -22,7 +22,9 @@ def run_command(app: typer.Typer, name: str) -> NoReturn:
     except UsageError as error:
         message = " ".join(error.format_message().split()).rstrip(".")
         message = message.replace("Value error, ", "")
-        if message:  # of a command without arguments typer has printed the help
+        if type(error).__name__ == "NoArgsIsHelpError":  # its message is the help; or it is printed
+            sys.stderr.write(error.format_message().rstrip() + "\n" if message else "")
+        elif message:
             where = error.ctx.command_path if error.ctx is not None else name
             message = message[0].lower() + message[1:]
             sys.stderr.write(f"{where}: {message}; see '{where} --help'\n")

@@ -73,6 +73,19 @@ def test_names_of_folders_are_no_markup(
     assert "[red]:+1:[/train/good/].db: expected images only" in output
 
 
+@pytest.mark.parametrize("group", [[], ["results"], ["store"]])
+def test_without_arguments_the_help_is_printed_line_by_line(
+    group: list[str], monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    code, output, errors = run(group, monkeypatch, capsys)
+    first, *others = (output + errors).splitlines()
+    assert (code, first) == (
+        2,
+        f"Usage: {' '.join(['etstpm', *group])} [OPTIONS] COMMAND [ARGS]...",
+    )
+    assert "Commands:" in others
+
+
 def enumerations(group: typer.Typer, path: str) -> list[tuple[str, str, tuple[str, ...]]]:
     """Of every command below: its options whose values are listed, and these."""
     found = []
