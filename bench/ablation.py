@@ -62,16 +62,9 @@ def run(
     jobs: Annotated[int, typer.Option(min=1, help="Processes at a time.")] = 2,
 ) -> None:
     """Run the trials that the store lacks; lists are given with commas or option by option."""
-    from bench.experiments import load_ablation, trials_of
     from bench.records import Places
 
-    trials = trials_of(
-        load_ablation(experiments),
-        only=_split(only),
-        categories=_split(categories),
-        seeds=[_seed(text) for text in _split(seeds)],
-        epochs_share=epochs_share,
-    )
+    trials = _trials(experiments, only, categories, seeds, epochs_share)
     # A shell starts its background jobs with SIGINT ignored, and Python would leave it so.
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, signal.default_int_handler)
@@ -175,15 +168,9 @@ def ensemble(
 ) -> None:
     """Print what students of several experiments find, each alone and all together."""
     from bench.ensemble import find_together
-    from bench.experiments import load_ablation, trials_of
     from bench.records import Places
 
-    trials = trials_of(
-        load_ablation(experiments),
-        only=_split(only),
-        categories=_split(categories),
-        seeds=[_seed(text) for text in _split(seeds)],
-    )
+    trials = _trials(experiments, only, categories, seeds)
     for line in find_together(trials, Places(dataset, weights, store)):
         _say(line)
 
@@ -192,6 +179,24 @@ def _figures(store: "Store", outcome: "Outcome") -> str:
     from bench.comparison import spell
 
     return spell(store.get(outcome.scores_key or "").card["metrics"]["values"], digits=3)
+
+
+def _trials(
+    experiments: Path,
+    only: list[str] | None,
+    categories: list[str] | None,
+    seeds: list[str] | None,
+    epochs_share: float = 1.0,
+) -> list["Trial"]:
+    from bench.experiments import load_ablation, trials_of
+
+    return trials_of(
+        load_ablation(experiments),
+        only=_split(only),
+        categories=_split(categories),
+        seeds=[_seed(text) for text in _split(seeds)],
+        epochs_share=epochs_share,
+    )
 
 
 def _split(given: list[str] | None) -> list[str]:

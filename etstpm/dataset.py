@@ -135,10 +135,14 @@ def unsaid(row: Mapping[str, Any]) -> list[str]:
     return [] if row["image_path"].split("/")[1:-1] == own else own
 
 
+def unusual_cut(row: Mapping[str, Any]) -> list[int]:
+    """Above which grey value a mask marks; the usual cut goes unsaid."""
+    return [] if row["mask_above"] in {None, 127} else [row["mask_above"]]
+
+
 def _identity(row: Mapping[str, Any]) -> list[object]:
-    """Of a manifest's row; a mask's usual cut of grey values goes unsaid."""
-    cut = [] if row["mask_above"] in {None, 127} else [row["mask_above"]]
-    return [row["image_path"], row["image_sha256"], row["mask_sha256"], *unsaid(row), *cut]
+    hashes = row["image_sha256"], row["mask_sha256"]
+    return [row["image_path"], *hashes, *unsaid(row), *unusual_cut(row)]
 
 
 def image_files(root: Path, manifest: pa.Table, category: str, split: str) -> list[ImageFile]:

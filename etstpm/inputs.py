@@ -12,7 +12,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from etstpm.config import Config, digest_of
-from etstpm.dataset import image_files, rows_of
+from etstpm.dataset import image_files, rows_of, unusual_cut
 from etstpm.decoded import load_pixels
 from etstpm.errors import DatasetError, WeightsError, reason_of
 from etstpm.images import UNREADABLE, Pixels, decode_grey, read_file
@@ -105,6 +105,5 @@ def has_mask(row: Mapping[str, Any]) -> bool:
 
 
 def _contents(row: Mapping[str, Any]) -> list[object]:
-    """What a row's image and mask are; the usual cut of a mask's grey values goes unsaid."""
-    contents = [row["image_sha256"], row["mask_sha256"]]
-    return contents if row["mask_above"] in {None, 127} else [*contents, row["mask_above"]]
+    """What a row's image and mask are."""
+    return [row["image_sha256"], row["mask_sha256"], *unusual_cut(row)]

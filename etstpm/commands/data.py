@@ -87,9 +87,10 @@ def validate(
     if output is not None:
         try:
             output.mkdir(parents=True, exist_ok=True)
-            tables = {"manifest": (found.schema, found.manifest)}
-            tables["findings"] = FINDINGS, found.findings
-            for title, (schema, rows) in tables.items():
+            for title, schema, rows in (
+                ("manifest", found.schema, found.manifest),
+                ("findings", FINDINGS, found.findings),
+            ):
                 with written_whole(output / f"{title}.parquet") as partial:
                     write_parquet(partial, schema, [rows])
         except OSError as error:
