@@ -137,6 +137,13 @@ CASES = (
         limit_name="bare forward and backward",
         of_limit=0.9,
     ),
+    Case(
+        "the same, reverse student",
+        "images/s",
+        median_of("etstpm", "training_reverse", "images_per_second"),
+        limit=median_of("etstpm", "training_reverse", "limit_images_per_second"),
+        limit_name="bare forward and backward",
+    ),
     *(
         Case(
             f"time to the peer's AUROC, {category}",

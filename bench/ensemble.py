@@ -13,7 +13,7 @@ from bench.comparison import spell
 from bench.experiments import Trial
 from bench.records import Origins, Places, read_record
 from etstpm.calibration import Calibration
-from etstpm.cards import load_network
+from etstpm.cards import load_student, load_teacher
 from etstpm.category_scores import evaluate_scored
 from etstpm.compute import choose_compute
 from etstpm.errors import StorageError
@@ -55,8 +55,8 @@ def _score(store: Store, trial: Trial, inputs: Inputs) -> ScoredImages:
     with store.open(artifact, CALIBRATION) as folder:
         calibration = Calibration.load(folder / CALIBRATION, compute.device)
     scored = score_images(
-        load_network(store, artifact.card["teacher"]),
-        load_network(store, artifact.card["student"]),
+        load_teacher(store, artifact.card["teacher"]),
+        load_student(store, artifact.card["student"]),
         inputs.pixels(trial.category, "test", config.dataset.image_size),
         config.scoring,
         compute=compute,

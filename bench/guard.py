@@ -23,6 +23,7 @@ from etstpm.metrics import pixel_metrics
 from etstpm.networks import freeze, random_pyramid
 from etstpm.optimisers import make_optimiser
 from etstpm.scoring import calibrate, score_images
+from etstpm.students import answer, random_student
 
 ROUNDS = 3
 IMAGES, SIZE, EPOCHS = 24, 128, 4
@@ -47,12 +48,13 @@ def training() -> float:
     rows = np.arange(config.batch_size)
     target = TeacherFeatures(teacher, pixels[rows], compute).batch(rows)
     batch = normalise(pixels[rows], compute.device)
-    student = random_pyramid(0).to(memory_format=torch.channels_last).train()
+    student = random_student(config.network, 0).train()
+    student.to(memory_format=torch.channels_last)
     optimiser = make_optimiser(student, config, 1000, compute.precision)
 
     def step() -> None:
         with compute.autocast():
-            output = student(batch)
+            output = answer(student, batch, target)
         loss = matching_loss(target, output, config.loss, config.hard_share)
         loss.backward()  # type: ignore[no-untyped-call]
         optimiser.step()
@@ -69,7 +71,8 @@ def training() -> float:
 def scoring() -> float:
     """Scoring decoded images beside the two networks' forward alone."""
     compute, config = choose_compute(Config()), ScoringConfig()
-    teacher, student, pixels = freeze(random_pyramid(1)), random_pyramid(0).eval(), draw_pixels()
+    teacher, pixels = freeze(random_pyramid(1)), draw_pixels()
+    student = freeze(random_student(StudentConfig().network, 0))
     calibration = calibrate(teacher, student, pixels, config, compute=compute, name="")
     batch = normalise(pixels[: config.batch_size], compute.device)
 
@@ -83,8 +86,7 @@ def scoring() -> float:
 
     def forward() -> None:
         with torch.inference_mode(), compute.autocast():
-            teacher(batch)
-            student(batch)
+            answer(student, batch, teacher(batch))
 
     return (best_of(forward) / len(batch)) / (best_of(score) / IMAGES)
 

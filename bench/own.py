@@ -33,9 +33,10 @@ from etstpm.decoded import ImageFile, load_pixels
 from etstpm.distillation import TeacherFeatures, distil_student
 from etstpm.images import Pixels, normalise
 from etstpm.matching import matching_loss
-from etstpm.networks import FeaturePyramid, load_weights, random_pyramid
+from etstpm.networks import FeaturePyramid, freeze, load_weights
 from etstpm.scoring import calibrate, score_images
 from etstpm.settings import settings
+from etstpm.students import answer, random_student
 from etstpm.tables import PAPER_SIDE
 
 LIMIT_STEPS = 6
@@ -57,10 +58,14 @@ def main() -> None:
         }
         pixels = load_pixels("train", files["train"], PAPER_SIDE, cache / "train")
         given = Config.load(arguments.preset).student
-        config = given.model_copy(update={"epochs": arguments.epochs})
-        bare_step(teacher, pixels, config, compute)()
+        forward, reverse = (
+            given.model_copy(update={"epochs": arguments.epochs, "network": network})
+            for network in ("forward", "reverse")
+        )
+        bare_step(teacher, pixels, forward, compute)()
         limit_rss_mb = peak_rss_mb()
-        training = measure_training(teacher, pixels, config, compute)
+        training = measure_training(teacher, pixels, forward, compute)
+        training_reverse = measure_training(teacher, pixels, reverse, compute)
         decoding = measure_decoding(files["test"])
         scoring = measure_scoring(teacher, pixels[:16], files["test"], compute)
     scoring["limit_images_per_second_from_png"] = 1 / (
@@ -68,6 +73,7 @@ def main() -> None:
     )
     result = {
         "training": training,
+        "training_reverse": training_reverse,
         "decoding": decoding,
         "scoring": scoring,
         "limit_rss_mb": limit_rss_mb,
@@ -103,11 +109,12 @@ def bare_step(
     pixels = pixels[: config.batch_size]
     batch = normalise(pixels, compute.device)
     target = TeacherFeatures(teacher, pixels, compute).batch(np.arange(len(pixels)))
-    student = random_pyramid(0).to(memory_format=torch.channels_last)
+    student = random_student(config.network, 0)
+    student.to(memory_format=torch.channels_last)
 
     def step() -> None:
         with compute.autocast():
-            output = student(batch)
+            output = answer(student, batch, target)
         loss = matching_loss(target, output, config.loss, config.hard_share)
         loss.backward()  # type: ignore[no-untyped-call]
         student.zero_grad()
@@ -146,7 +153,7 @@ def measure_scoring(
 
     The limit is both networks' forward over a batch that stays in memory.
     """
-    config, student = ScoringConfig(), random_pyramid(0).eval()
+    config, student = ScoringConfig(), freeze(random_student(StudentConfig().network, 0))
     calibration = calibrate(teacher, student, good, config, compute=compute, name="bench")
     score = partial(
         score_images,
@@ -165,8 +172,7 @@ def measure_scoring(
 
     def forward() -> None:
         with torch.inference_mode(), compute.autocast():
-            teacher(batch)
-            student(batch)
+            answer(student, batch, teacher(batch))
 
     from_files()
     forward()

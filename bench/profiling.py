@@ -22,12 +22,13 @@ from etstpm.compute import Compute, choose_compute
 from etstpm.config import Config
 from etstpm.dataset import image_files, scan_dataset
 from etstpm.decoded import load_pixels
-from etstpm.distillation import TeacherFeatures
-from etstpm.images import Pixels, normalise
+from etstpm.distillation import TeacherFeatures, answer_rows
+from etstpm.images import Pixels
 from etstpm.matching import matching_loss
-from etstpm.networks import FeaturePyramid, load_weights, random_pyramid
+from etstpm.networks import FeaturePyramid, freeze, load_weights
 from etstpm.optimisers import make_optimiser
 from etstpm.scoring import calibrate, score_batch
+from etstpm.students import random_student
 from etstpm.tables import PAPER_SIDE
 
 STEPS = 8
@@ -92,15 +93,14 @@ def training_step(
     """One step as `distil_student` does it."""
     rows = np.arange(config.student.batch_size)
     features = TeacherFeatures(teacher, pixels, compute)
-    student = random_pyramid(0).to(memory_format=torch.channels_last).train()
+    student = random_student(config.student.network, 0).train()
+    student.to(memory_format=torch.channels_last)
     optimiser = make_optimiser(student, config.student, 1000, compute.precision)
 
     def step() -> None:
-        with compute.autocast():
-            output = student(normalise(pixels[rows], compute.device))
-        loss = matching_loss(
-            features.batch(rows), output, config.student.loss, config.student.hard_share
-        )
+        taught = features.batch(rows)
+        output = answer_rows(student, features, rows, taught)
+        loss = matching_loss(taught, output, config.student.loss, config.student.hard_share)
         loss.backward()  # type: ignore[no-untyped-call]
         optimiser.step()
 
@@ -111,7 +111,7 @@ def scoring_step(
     teacher: FeaturePyramid, pixels: Pixels, config: Config, compute: Compute
 ) -> Callable[[], None]:
     """One batch as scoring does it, from pixels that are decoded."""
-    student = random_pyramid(0).eval()
+    student = freeze(random_student(config.student.network, 0))
     calibration = calibrate(
         teacher, student, pixels, config.scoring, compute=compute, name="profile"
     )

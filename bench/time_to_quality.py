@@ -81,7 +81,7 @@ def reach(
             )
 
         seconds = seconds_of(train)
-        networks = teacher, students[0].pyramid
+        networks = teacher, students[0].student
         calibration = calibrate(
             *networks,
             pixels["train"][held_out],

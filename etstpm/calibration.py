@@ -4,8 +4,10 @@ A student never matches its teacher in all channels alike. An error in a channel
 channels, in which it always errs says little; the same error where it never errs says much.
 """
 
+import operator
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from functools import reduce
 from pathlib import Path
 
 import numpy as np
@@ -94,22 +96,48 @@ def distances(errors: Pyramid, whitening: Sequence[Whitening] | None) -> Pyramid
     return layer1, layer2, layer3
 
 
-def fit_whitening(batches: Iterable[Pyramid], *, is_diagonal: bool) -> list[Whitening]:
-    """Mean and covariance of each layer's errors over all images and locations, in one pass.
+@dataclass(frozen=True)
+class Moments:
+    """Of one layer's errors over some images and all locations; those of more images add up."""
+
+    count: int
+    total: Tensor
+    """(C,) float64"""
+    products: Tensor
+    """(C, C) float64: the sum of each location's outer product."""
+
+    def __add__(self, other: "Moments") -> "Moments":
+        return Moments(
+            self.count + other.count, self.total + other.total, self.products + other.products
+        )
+
+
+def measure(batches: Iterable[Pyramid]) -> list[Moments]:
+    """Each layer's moments over batches of errors (N, C, H, W), one at least, in one pass."""
+    return add_up(
+        [_moments(error.permute(0, 2, 3, 1).flatten(0, 2).double()) for error in errors]
+        for errors in batches
+    )
+
+
+def add_up(parts: Iterable[Sequence[Moments]]) -> list[Moments]:
+    """Layer by layer."""
+    return [reduce(operator.add, layer) for layer in zip(*parts, strict=True)]
+
+
+def _moments(rows: Tensor) -> Moments:
+    return Moments(len(rows), rows.sum(0), rows.T @ rows)
+
+
+def fit_whitening(layers: Iterable[Moments], *, is_diagonal: bool) -> list[Whitening]:
+    """By the mean and covariance of each layer's errors.
 
     is_diagonal: variances alone, each channel by itself.
     """
-    counts, sums, products = [0] * 3, [torch.zeros(())] * 3, [torch.zeros(())] * 3
-    for errors in batches:
-        for number, error in enumerate(errors):
-            rows = error.permute(0, 2, 3, 1).flatten(0, 2).double()
-            counts[number] += len(rows)
-            sums[number] = sums[number].to(rows) + rows.sum(0)
-            products[number] = products[number].to(rows) + rows.T @ rows
-    layers = []
-    for count, total, product in zip(counts, sums, products, strict=True):
-        mean = total / count
-        covariance = product / count - torch.outer(mean, mean)
+    whitening = []
+    for moments in layers:
+        mean = moments.total / moments.count
+        covariance = moments.products / moments.count - torch.outer(mean, mean)
         if is_diagonal:
             covariance = covariance.diagonal().diag()
         tiny = torch.finfo(torch.float32).tiny  # a student without any error
@@ -118,8 +146,8 @@ def fit_whitening(batches: Iterable[Pyramid], *, is_diagonal: bool) -> list[Whit
         # L L' is the precision, so that |(e - mean) L|^2 is the Mahalanobis distance.
         matrix = torch.linalg.cholesky(torch.linalg.inv(covariance))
         # Row-major, as a file gives it back: a product's last bits go by the layout too.
-        layers.append(Whitening(mean.float(), matrix.float().contiguous()))
-    return layers
+        whitening.append(Whitening(mean.float(), matrix.float().contiguous()))
+    return whitening
 
 
 def fit_quantiles(batches: Iterable[Pyramid]) -> list[tuple[float, float]]:

@@ -13,6 +13,7 @@ import numpy as np
 import pyarrow as pa
 import torch
 from safetensors.torch import load_file, save_file
+from torch import Tensor, nn
 
 from etstpm import __version__
 from etstpm.compute import Compute
@@ -20,8 +21,9 @@ from etstpm.config import Config
 from etstpm.networks import FeaturePyramid, freeze
 from etstpm.parquet import write_parquet
 from etstpm.storage import Card, Store
+from etstpm.students import Student, restore_student
 
-VERSIONS = {"dataset": 3, "teacher": 1, "finetuning": 3, "student": 3, "scores": 8}
+VERSIONS = {"dataset": 3, "teacher": 1, "finetuning": 3, "student": 3, "scores": 9}
 """Of each stage: part of its output's address. Raise it when its code changes what it puts out.
 
 Fine-tuning has its own, so that a change to it leaves the teachers of mode 'imagenet' where they
@@ -61,7 +63,7 @@ def make_card(
 def commit_network(
     store: Store,
     key: str,
-    pyramid: FeaturePyramid,
+    network: nn.Module,
     *,
     history: Iterable[Any],
     schema: pa.Schema,
@@ -69,7 +71,7 @@ def commit_network(
 ) -> None:
     """Publish a network and its history as an artifact."""
     with tempfile.TemporaryDirectory(prefix="etstpm-") as folder:
-        tensors = {name: t.cpu().contiguous() for name, t in pyramid.state_dict().items()}
+        tensors = {name: t.cpu().contiguous() for name, t in network.state_dict().items()}
         save_file(tensors, Path(folder) / "weights.safetensors")
         rows = [dataclasses.asdict(record) for record in history]
         table = pa.Table.from_pylist(rows, schema=schema)
@@ -77,9 +79,18 @@ def commit_network(
         store.commit(key, Path(folder), card)
 
 
-def load_network(store: Store, key: str) -> FeaturePyramid:
-    """A frozen pyramid from an artifact, its file's hash verified."""
+def load_teacher(store: Store, key: str) -> FeaturePyramid:
+    """A frozen teacher from an artifact, its file's hash verified."""
+    pyramid = FeaturePyramid()
+    pyramid.load_state_dict(_load_weights(store, key))
+    return freeze(pyramid)
+
+
+def load_student(store: Store, key: str) -> Student:
+    """A frozen student, likewise."""
+    return freeze(restore_student(_load_weights(store, key)))
+
+
+def _load_weights(store: Store, key: str) -> dict[str, Tensor]:
     with store.open(store.get(key), "weights.safetensors") as folder:
-        pyramid = FeaturePyramid()
-        pyramid.load_state_dict(load_file(folder / "weights.safetensors"))
-        return freeze(pyramid)
+        return load_file(folder / "weights.safetensors")

@@ -33,12 +33,13 @@ from etstpm.scoring import (
     score_images,
 )
 from etstpm.splits import Indices
+from etstpm.students import Student
 from etstpm.tables import CURVES, IMAGE_SCORES, OFFICIAL, PAPER, PAPER_SIDE, REPLICATES, THUMBNAILS
 
 IMAGE_SCORES_OF_ARTIFACT = schema_without(IMAGE_SCORES, "run_id")
 """Artifacts do not know in which runs they are."""
 
-Networks = tuple[FeaturePyramid, FeaturePyramid]
+Networks = tuple[FeaturePyramid, Student]
 """Teacher and student."""
 Row = dict[str, Any]
 

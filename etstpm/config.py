@@ -18,6 +18,7 @@ from pydantic import (
     ValidationError,
     ValidationInfo,
     field_validator,
+    model_validator,
 )
 
 from etstpm.config_files import apply_override, explain, read_toml, set_value
@@ -55,6 +56,9 @@ def _each_once(levels: tuple[str, ...]) -> tuple[str, ...]:
 
 
 PositiveInt = Annotated[int, Field(ge=1)]
+SMALLEST_REVERSED = 48
+"""Pixels. Batch normalisation needs more than one place in the neck, at 1/32 of the side."""
+
 Fraction = Annotated[float, Field(gt=0.0, lt=1.0)]
 Layers = Annotated[tuple[Annotated[int, Field(ge=1, le=3)], ...], AfterValidator(_distinct)]
 
@@ -170,6 +174,18 @@ class TeacherConfig(Section):
 class StudentConfig(Section):
     """How a student is distilled."""
 
+    network: Literal["forward", "reverse"] = Field(
+        "reverse",
+        description="'forward': a ResNet-18 that looks at the image as its teacher does (Wang et "
+        "al. 2021). 'reverse': a decoder that makes its teacher's features anew from what passes "
+        "a narrow neck (Deng and Li 2022).",
+    )
+    jitter: Annotated[float, Field(ge=0.0, le=2.0)] = Field(
+        0.3,
+        description="Length of the Gaussian noise on each unit vector of features that a 'reverse' "
+        "student is given while it trains, so that it cannot merely copy (You et al. 2022, UniAD). "
+        "0: none. 'forward' has none.",
+    )
     epochs: PositiveInt = Field(16, description="Passes over the category's training images.")
     batch_size: PositiveInt = Field(4, description="Images a step.")
     loss: Literal["l2", "l1-cosine"] = Field(
@@ -213,13 +229,22 @@ class StudentConfig(Section):
     )
     warm_epochs: PositiveInt = Field(4, description="Epochs of a student that begins so.")
 
+    @property
+    def is_jittered(self) -> bool:
+        """Whether its student trains on features with noise."""
+        return self.network == "reverse" and self.jitter > 0
+
     def identity(self) -> dict[str, Any]:
         """What a student depends on, whatever it begins from.
 
         What changes nothing is left out, so that a student made before there was such an option
         keeps its address.
         """
-        unused = {"warm_start", "warm_epochs"} | ({"hard_share"} if self.hard_share == 1 else set())
+        unused = {"warm_start", "warm_epochs"}
+        if self.network == "forward":
+            unused |= {"network", "jitter"}
+        if self.hard_share == 1:
+            unused.add("hard_share")
         return self.model_dump(exclude=unused, exclude_none=True)
 
 
@@ -233,16 +258,17 @@ class ScoringConfig(Section):
         "Mahalanobis distance (as Rippel et al. 2020 of features); 'variance': channel by channel.",
     )
     fusion: Literal["product", "sum", "quantile-sum"] = Field(
-        "product",
-        description="How the layers' distance maps meet. 'product': Wang et al. 2021. "
+        "sum",
+        description="How the layers' distance maps meet. 'product': Wang et al. 2021. 'sum': Deng "
+        "and Li 2022; of Mahalanobis distances it is that of all layers together. "
         "'quantile-sum': each mapped to 0 and 0.1 at two quantiles of the held-out good images, "
         "then added (Batzner et al. 2024, EfficientAD).",
     )
     map_layers: Layers = Field((1, 2, 3), description="Layers that make the anomaly map.")
     image_layers: Layers = Field(
-        (2, 3),
-        description="Layers that make the map which the image score is taken from (Wang et al. "
-        "2021: all three; layers 2 and 3 as Roth et al. 2022, PatchCore).",
+        (1, 2, 3),
+        description="Layers that make the map which the image score is taken from (Roth et al. "
+        "2022, PatchCore: 2 and 3).",
     )
     top_share: Annotated[float, Field(ge=0.0, lt=1.0)] = Field(
         0.0015,
@@ -250,7 +276,9 @@ class ScoringConfig(Section):
         "ones. 0: the maximum (Wang et al. 2021).",
     )
     smoothing_sigma: Annotated[float, Field(ge=0.0, le=32.0)] = Field(
-        0.0, description="Gaussian smoothing of the anomaly map, in pixels. 0: none."
+        4.0,
+        description="Gaussian smoothing of the anomaly map, in pixels (4: Deng and Li 2022, Roth "
+        "et al. 2022). 0: none.",
     )
     batch_size: PositiveInt = Field(8, description="Images a forward pass.")
     false_alarm_rate: Fraction = Field(
@@ -305,6 +333,16 @@ class Config(Section):
         description="Of the convolutions; normalisation, loss and metrics are float32 or better. "
         "'auto': bfloat16 where the hardware multiplies it natively, else float32.",
     )
+
+    @model_validator(mode="after")
+    def _fits_the_neck(self) -> Self:
+        if self.student.network == "reverse" and self.dataset.image_size < SMALLEST_REVERSED:
+            raise ValueError(
+                f"dataset.image_size = {self.dataset.image_size} leaves a single place in the neck "
+                f"of student.network 'reverse'; give {SMALLEST_REVERSED} or more, or "
+                "student.network=forward"
+            )
+        return self
 
     @classmethod
     def load(

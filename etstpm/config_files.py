@@ -73,6 +73,8 @@ def _explain_fault(fault: Mapping[str, Any], source: str, model: type[BaseModel]
     if fault["type"] == "extra_forbidden":
         known = ", ".join(_keys_at(model, fault["loc"][:-1]))
         return f"{source}: no such key {key!r}; known there: {known}"
+    if not key:  # two sections do not go together: the input is the whole config
+        return f"{source}: {fault['ctx']['error']}"
     return f"{source}: {key} = {fault['input']!r} is refused: {fault['msg'].lower()}"
 
 

@@ -1,4 +1,4 @@
-"""The student's loop: a ResNet-18 learns its teacher's features of good images."""
+"""The student's loop: it learns its teacher's features of good images."""
 
 import dataclasses
 import time
@@ -15,11 +15,13 @@ from etstpm.config import StudentConfig
 from etstpm.errors import TrainingError
 from etstpm.images import Pixels, normalise
 from etstpm.matching import distance_maps, matching_loss
-from etstpm.networks import FeaturePyramid, Pyramid, normalise_features, random_pyramid
+from etstpm.networks import FeaturePyramid, Pyramid, normalise_features
 from etstpm.optimisers import make_optimiser
 from etstpm.progress import Bar
+from etstpm.reverse import ReverseStudent
 from etstpm.settings import settings
 from etstpm.splits import Indices, batches, split_train_validation
+from etstpm.students import Student, random_student
 
 EVALUATION_BATCH = 4
 """Images that are looked at together: 16 would be no faster, and take 90 MB more at 256x256."""
@@ -50,7 +52,7 @@ class EpochRecord:
 class DistilledStudent:
     """A student with the weights of its best epoch, and how it got there."""
 
-    pyramid: FeaturePyramid
+    student: Student
     history: list[EpochRecord]
     best_epoch: int
     retried: str | None = None
@@ -61,10 +63,10 @@ class DistilledStudent:
 class WarmStart:
     """A trained student to begin from, for so many epochs, and which images may train it now."""
 
-    pyramid: FeaturePyramid
+    student: Student
     epochs: int
     split: tuple[Indices, Indices]
-    """Rows that train and rows held out: none of the latter has trained the pyramid."""
+    """Rows that train and rows held out: none of the latter has trained the student."""
 
 
 class TeacherFeatures:
@@ -154,10 +156,11 @@ def _train(
 ) -> DistilledStudent:
     training, held_out = split
     rng = np.random.default_rng([seed, 1])
-    student = random_pyramid(seed)
+    noise = torch.Generator(compute.device).manual_seed(seed)
+    student = random_student(config.network, seed)
     epochs = config.epochs
     if start is not None:
-        student.load_state_dict(start.pyramid.state_dict())
+        student.load_state_dict(start.student.state_dict())
         epochs = start.epochs
     student.to(memory_format=torch.channels_last).to(compute.device)
     steps = epochs * -(-len(training) // config.batch_size)
@@ -173,9 +176,10 @@ def _train(
             learning_rate = optimiser.learning_rate
             total = torch.zeros((), device=compute.device)
             for batch in batches(rng.permutation(training), config.batch_size):
-                with compute.autocast():
-                    output = student(normalise(features.pixels[batch], compute.device))
-                loss = matching_loss(features.batch(batch), output, config.loss, config.hard_share)
+                taught = features.batch(batch)
+                given = jitter(taught, config.jitter, noise) if config.is_jittered else taught
+                output = answer_rows(student, features, batch, given)
+                loss = matching_loss(taught, output, config.loss, config.hard_share)
                 loss.backward()  # type: ignore[no-untyped-call]
                 optimiser.step()
                 total += loss.detach() * len(batch)
@@ -187,7 +191,7 @@ def _train(
             record = EpochRecord(
                 epoch=epoch,
                 loss=loss_of_epoch,
-                validation_map=validate(student, features, held_out, compute),
+                validation_map=validate(student, features, held_out),
                 learning_rate=learning_rate,
                 seconds=seconds,
             )
@@ -211,13 +215,23 @@ def _train(
         )
     student.load_state_dict(best)
     student.eval().requires_grad_(False)
-    if answers_alike(student, features, training, compute):
+    if answers_alike(student, features, training):
         raise TrainingError(
             f"{name}: the student answers every image and place alike; lower "
             f"student.learning_rate (now {config.learning_rate}) or change the seed"
         )
     best_epoch = min(history, key=lambda record: record.validation_map).epoch
     return DistilledStudent(student, history, best_epoch)
+
+
+def jitter(features: Pyramid, length: float, noise: torch.Generator) -> Pyramid:
+    """Unit vectors (N, C, H, W) with Gaussian noise of about this length on each."""
+    layer1, layer2, layer3 = (
+        feature
+        + length / feature.shape[1] ** 0.5 * torch.empty_like(feature).normal_(generator=noise)
+        for feature in features
+    )
+    return layer1, layer2, layer3
 
 
 def has_levelled_off(history: Sequence[EpochRecord], config: StudentConfig) -> bool:
@@ -235,29 +249,38 @@ def has_levelled_off(history: Sequence[EpochRecord], config: StudentConfig) -> b
     return min(record.validation_map for record in last) > (1 - LEAST_GAIN) * lowest
 
 
-def answers_alike(
-    student: FeaturePyramid, features: TeacherFeatures, training: Indices, compute: Compute
-) -> bool:
+def answers_alike(student: Student, features: TeacherFeatures, training: Indices) -> bool:
     """Whether a layer of the student varies by less than a hundredth of what the teacher's does."""
     some = training[:EVALUATION_BATCH]
-    with torch.no_grad(), compute.autocast():
-        output = normalise_features(student(normalise(features.pixels[some], compute.device)))
+    taught = features.batch(some)
+    with torch.no_grad():
+        output = normalise_features(answer_rows(student, features, some, taught))
     return any(
         bool(found.var((0, 2, 3)).sum() < CONSTANT * expected.var((0, 2, 3)).sum())
-        for found, expected in zip(output, features.batch(some), strict=True)
+        for found, expected in zip(output, taught, strict=True)
     )
 
 
-def validate(
-    student: FeaturePyramid, features: TeacherFeatures, held_out: Indices, compute: Compute
-) -> float:
+def answer_rows(
+    student: Student, features: TeacherFeatures, rows: Indices, taught: Pyramid
+) -> Pyramid:
+    """What a student answers to these images, of which this is what its teacher says."""
+    compute = features.compute
+    with compute.autocast():
+        if isinstance(student, ReverseStudent):  # which needs no image
+            return student.forward(taught)
+        return student.forward(normalise(features.pixels[rows], compute.device))
+
+
+def validate(student: Student, features: TeacherFeatures, held_out: Indices) -> float:
     """Mean over the held-out images and locations of the product map, at layer1's resolution."""
     student.eval()
-    total = torch.zeros((), dtype=torch.float64, device=compute.device)
+    total = torch.zeros((), dtype=torch.float64, device=features.compute.device)
     for batch in batches(held_out, EVALUATION_BATCH):
-        with torch.no_grad(), compute.autocast():
-            output = student(normalise(features.pixels[batch], compute.device))
-        layers = distance_maps(features.batch(batch), output)
+        taught = features.batch(batch)
+        with torch.no_grad():
+            output = answer_rows(student, features, batch, taught)
+        layers = distance_maps(taught, output)
         product = torch.ones_like(layers[0])
         for layer in layers:
             product = product * F.interpolate(

@@ -7,6 +7,7 @@ import tempfile
 import urllib.request
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TypeVar
 
 import fsspec
 import torch
@@ -40,6 +41,8 @@ KNOWN_WEIGHTS = {
     FORMULA_SHA256: "ResNet-18 pre-trained on drawn pictures alone (etstpm's own, no ImageNet)",
 }
 """SHA-256 of the weights files that need no `teacher.weights_sha256`."""
+
+Network = TypeVar("Network", bound=nn.Module)
 
 Pyramid = tuple[Tensor, Tensor, Tensor]
 """Features after layer1, layer2, layer3: each (N, C, H, W)."""
@@ -76,19 +79,27 @@ def normalise_features(features: Pyramid) -> Pyramid:
 
 
 def random_pyramid(seed: int) -> FeaturePyramid:
-    """A pyramid with He-initialised convolutions, as torchvision starts its ResNet-18.
+    """A pyramid with He-initialised convolutions, as torchvision starts its ResNet-18."""
+    return randomise(FeaturePyramid(), seed)
+
+
+def randomise(network: Network, seed: int) -> Network:
+    """He-initialise all convolutions by their fan-out, in place.
 
     Drawn from a generator of its own: the result depends on the seed alone, not on what else the
     process has drawn or runs beside.
     """
     generator = torch.Generator().manual_seed(seed)
-    pyramid = FeaturePyramid()
-    for module in pyramid.modules():
-        if isinstance(module, nn.Conv2d):
+    for module in network.modules():
+        if isinstance(module, nn.Conv2d | nn.ConvTranspose2d):
             nn.init.kaiming_normal_(
-                module.weight, mode="fan_out", nonlinearity="relu", generator=generator
+                module.weight,
+                # torch takes a transposed convolution's outputs for its inputs.
+                mode="fan_in" if isinstance(module, nn.ConvTranspose2d) else "fan_out",
+                nonlinearity="relu",
+                generator=generator,
             )
-    return pyramid
+    return network
 
 
 @dataclass(frozen=True)
@@ -117,9 +128,11 @@ class TeacherWeights:
         return network.eval()
 
 
-def freeze(pyramid: FeaturePyramid) -> FeaturePyramid:
+def freeze(network: Network) -> Network:
     """Eval mode, no gradients, channels last: as a teacher is used."""
-    return pyramid.eval().requires_grad_(False).to(memory_format=torch.channels_last)
+    network.eval().requires_grad_(False)
+    network.to(memory_format=torch.channels_last)
+    return network
 
 
 def load_weights(source: str | None, expected_sha256: str | None, *, cache: Path) -> TeacherWeights:

@@ -1,6 +1,6 @@
 """Anomaly maps and image scores."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -9,13 +9,23 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from etstpm.calibration import UNCALIBRATED, Calibration, distances, fit_quantiles, fit_whitening
+from etstpm.calibration import (
+    UNCALIBRATED,
+    Calibration,
+    Moments,
+    add_up,
+    distances,
+    fit_quantiles,
+    fit_whitening,
+    measure,
+)
 from etstpm.compute import Compute
 from etstpm.config import ScoringConfig
 from etstpm.images import Pixels, normalise
 from etstpm.networks import FeaturePyramid, Pyramid, normalise_features
 from etstpm.progress import Bar
 from etstpm.splits import Indices, batches
+from etstpm.students import Student, answer
 
 FOLDS = 10
 """Parts of the held-out good images, each scored by the calibration of the others."""
@@ -64,13 +74,22 @@ def anomaly_maps(
     for layer in maps[1:]:
         fused = fused * layer if config.fusion == "product" else fused + layer
     if config.smoothing_sigma > 0:
-        # Not above: torchvision brings torch's compiler with it, 170 MB.
-        from torchvision.transforms.v2.functional import gaussian_blur
-
-        # The border is mirrored, and a mirror shows no more than the map itself.
-        radius = min(max(1, round(3 * config.smoothing_sigma)), size - 1)
-        fused = gaussian_blur(fused, [2 * radius + 1] * 2, [config.smoothing_sigma] * 2)
+        fused = smooth(fused, config.smoothing_sigma)
     return fused.squeeze(1)
+
+
+def smooth(maps: Tensor, sigma: float) -> Tensor:
+    """Maps (N, 1, H, W) under a Gaussian of `sigma` pixels, cut at three of them; mirrored borders.
+
+    Ours because torchvision's brings torch's compiler with it: 170 MB of each process.
+    """
+    # A mirror shows no more than the map itself.
+    radius = min(max(1, round(3 * sigma)), min(maps.shape[-2:]) - 1)
+    offsets = torch.arange(-radius, radius + 1, device=maps.device, dtype=maps.dtype)
+    kernel = torch.exp(-0.5 * (offsets / sigma) ** 2)
+    kernel = kernel / kernel.sum()
+    padded = F.pad(maps, [radius] * 4, mode="reflect")
+    return F.conv2d(F.conv2d(padded, kernel[None, None, :, None]), kernel[None, None, None, :])
 
 
 def image_scores(maps: Tensor, top_share: float = 0.0) -> Tensor:
@@ -116,7 +135,7 @@ class ResizedMaps:
 
 def score_images(
     teacher: FeaturePyramid,
-    student: FeaturePyramid,
+    student: Student,
     pixels: Pixels,
     config: ScoringConfig,
     *,
@@ -135,7 +154,7 @@ def score_images(
 
 def score_batch(
     teacher: FeaturePyramid,
-    student: FeaturePyramid,
+    student: Student,
     pixels: Pixels,
     config: ScoringConfig,
     *,
@@ -162,11 +181,12 @@ def score_errors(
 
 
 def batch_errors(
-    teacher: FeaturePyramid, student: FeaturePyramid, images: Tensor, compute: Compute
+    teacher: FeaturePyramid, student: Student, images: Tensor, compute: Compute
 ) -> Pyramid:
     """`feature_errors` of normalised images (N, 3, H, W)."""
     with compute.autocast():
-        target, output = teacher(images), student(images)
+        target = teacher(images)
+        output = answer(student, images, target)
     return feature_errors(target, output)
 
 
@@ -183,7 +203,7 @@ def feature_errors(target: Pyramid, output: Pyramid) -> Pyramid:
 
 def calibrate(
     teacher: FeaturePyramid,
-    student: FeaturePyramid,
+    student: Student,
     pixels: Pixels,
     config: ScoringConfig,
     *,
@@ -191,22 +211,30 @@ def calibrate(
     name: str,
 ) -> Calibration:
     """What the config asks for of good images (N, H, W, 3) uint8 that no network was trained on."""
+    numbers = np.arange(len(pixels))
+    errors = _errors_of(teacher, student, pixels, config, compute=compute, name=name)
+    moments = None if config.calibration == "none" else measure(errors(numbers))
+    return _calibration(errors, numbers, moments, config)
 
-    def errors() -> Iterator[Pyramid]:
-        run = _errors(teacher, student, pixels, config, compute=compute, name=f"{name}: calibrate")
-        return (batch for _, batch in run)
 
+def _calibration(
+    errors: Callable[[Indices], Iterator[Pyramid]],
+    numbers: Indices,
+    moments: Sequence[Moments] | None,
+    config: ScoringConfig,
+) -> Calibration:
+    """Of the images of these numbers; moments: of their errors, if they are called for."""
     whitening = quantiles = None
-    if config.calibration != "none":
-        whitening = fit_whitening(errors(), is_diagonal=config.calibration == "variance")
+    if moments is not None:
+        whitening = fit_whitening(moments, is_diagonal=config.calibration == "variance")
     if config.fusion == "quantile-sum":
-        quantiles = fit_quantiles(distances(batch, whitening) for batch in errors())
+        quantiles = fit_quantiles(distances(batch, whitening) for batch in errors(numbers))
     return Calibration(whitening, quantiles)
 
 
 def score_cross_fitted(
     teacher: FeaturePyramid,
-    student: FeaturePyramid,
+    student: Student,
     pixels: Pixels,
     config: ScoringConfig,
     *,
@@ -222,14 +250,15 @@ def score_cross_fitted(
     """
     numbers = np.arange(len(pixels))
     fold_of = numbers % min(FOLDS, len(pixels))
+    folds = [numbers[fold_of == fold] for fold in np.unique(fold_of)]
+    errors = _errors_of(teacher, student, pixels, config, compute=compute, name=name)
+    parts = [] if config.calibration == "none" else [measure(errors(fold)) for fold in folds]
     maps = np.empty(pixels.shape[:3], np.float32)
     scores = np.empty(len(pixels), np.float64)
-    for fold in np.unique(fold_of):
-        mine = fold_of == fold
-        others = numbers[~mine] if len(pixels) > 1 else numbers
-        calibration = calibrate(
-            *(teacher, student, pixels[others], config), compute=compute, name=name
-        )
+    for number, mine in enumerate(folds):
+        others = np.setdiff1d(numbers, mine) if len(folds) > 1 else mine
+        rest = parts[:number] + parts[number + 1 :] or parts
+        calibration = _calibration(errors, others, add_up(rest) if rest else None, config)
         scored = score_images(
             *(teacher, student, pixels[mine], config),
             compute=compute,
@@ -240,9 +269,28 @@ def score_cross_fitted(
     return ScoredImages(maps, scores)
 
 
+def _errors_of(
+    teacher: FeaturePyramid,
+    student: Student,
+    pixels: Pixels,
+    config: ScoringConfig,
+    *,
+    compute: Compute,
+    name: str,
+) -> Callable[[Indices], Iterator[Pyramid]]:
+    """What computes the `batch_errors` of those of these images that are asked for."""
+
+    def errors(numbers: Indices) -> Iterator[Pyramid]:
+        chosen, label = pixels[numbers], f"{name}: calibrate"
+        run = _errors(teacher, student, chosen, config, compute=compute, name=label)
+        return (batch for _, batch in run)
+
+    return errors
+
+
 def _errors(
     teacher: FeaturePyramid,
-    student: FeaturePyramid,
+    student: Student,
     pixels: Pixels,
     config: ScoringConfig,
     *,

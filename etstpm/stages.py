@@ -25,7 +25,7 @@ from etstpm.addresses import (
     address_teacher,
     digest_in,
 )
-from etstpm.cards import VERSIONS, commit_network, load_network, make_card
+from etstpm.cards import VERSIONS, commit_network, load_student, load_teacher, make_card
 from etstpm.category_scores import write_scores
 from etstpm.compute import choose_compute
 from etstpm.config import Config, digest_of
@@ -35,12 +35,13 @@ from etstpm.errors import DamagedArtifactError
 from etstpm.finetuning import finetune_teacher
 from etstpm.finetuning.processes import finetune_on
 from etstpm.inputs import dataset_root, open_inputs, proven_weights
-from etstpm.networks import FeaturePyramid, TeacherWeights
+from etstpm.networks import FeaturePyramid, Network, TeacherWeights
 from etstpm.parquet import write_parquet
 from etstpm.roots import choose_categories
 from etstpm.runs import read_run
 from etstpm.settings import settings
 from etstpm.storage import Store, make_once
+from etstpm.students import Student
 from etstpm.tables import FINDINGS, STUDENT_HISTORY, TEACHER_HISTORY
 from etstpm.warm_start import Start, pin_run, split_of
 
@@ -168,7 +169,7 @@ def _make_student(
         name=category,
         start=None
         if start is None
-        else WarmStart(load_network(store, start.key), start.epochs, start.split(len(pixels))),
+        else WarmStart(load_student(store, start.key), start.epochs, start.split(len(pixels))),
     )
     best = distilled.history[distilled.best_epoch - 1]
     card = make_card("student", config, identity, compute, started) | {
@@ -182,7 +183,7 @@ def _make_student(
     commit_network(
         store,
         key,
-        distilled.pyramid,
+        distilled.student,
         history=distilled.history,
         schema=STUDENT_HISTORY,
         card=card,
@@ -233,24 +234,27 @@ def _make_scores(
 
 
 def _load_teacher(config: Config, store: Store, dataset_key: str, key: str) -> FeaturePyramid:
-    return _load_or_remake(store, key, lambda: teacher(config, store, dataset_key))
+    return _load_or_remake(load_teacher, store, key, lambda: teacher(config, store, dataset_key))
 
 
 def _load_student(
     config: Config, store: Store, dataset_key: str, key: str, category: str
-) -> FeaturePyramid:
+) -> Student:
     teacher_key = store.get(key).card["teacher"]
     return _load_or_remake(
-        store, key, lambda: student(config, store, dataset_key, teacher_key, category)
+        load_student,
+        *(store, key, lambda: student(config, store, dataset_key, teacher_key, category)),
     )
 
 
-def _load_or_remake(store: Store, key: str, remake: Callable[[], str]) -> FeaturePyramid:
+def _load_or_remake(
+    load: Callable[[Store, str], Network], store: Store, key: str, remake: Callable[[], str]
+) -> Network:
     """A network of the store. One that is damaged is discarded, and made anew by its stage."""
     try:
-        return load_network(store, key)
+        return load(store, key)
     except DamagedArtifactError as error:
         _log.warning("%s; this is the next run", error)
         if remake() != key:  # the config given is not the one that it was made with
             raise
-    return load_network(store, key)
+    return load(store, key)

@@ -9,6 +9,7 @@ from etstpm.compute import Compute
 from etstpm.images import normalise_tensor
 from etstpm.inference.detector import Detector
 from etstpm.scoring import feature_errors, score_errors
+from etstpm.students import answer
 
 FLOAT32 = Compute(torch.device("cpu"), torch.float32)
 """What a file computes in, everywhere: load the detector with it."""
@@ -34,7 +35,8 @@ class DetectorFunction(nn.Module):
 
     def forward(self, images: Tensor) -> tuple[Tensor, Tensor]:
         normalised = normalise_tensor(images)
-        errors = feature_errors(self.teacher(normalised), self.student(normalised))
+        target = self.teacher(normalised)
+        errors = feature_errors(target, answer(self.student, normalised, target))
         return score_errors(errors, self.size, self.scoring, self.calibration)
 
 

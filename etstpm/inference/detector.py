@@ -9,7 +9,7 @@ import numpy.typing as npt
 from pydantic import ValidationError
 
 from etstpm.calibration import Calibration
-from etstpm.cards import load_network
+from etstpm.cards import load_student, load_teacher
 from etstpm.compute import Compute, choose_compute
 from etstpm.config import Config
 from etstpm.errors import ConfigError, StorageError
@@ -18,6 +18,7 @@ from etstpm.networks import FeaturePyramid
 from etstpm.runs import read_run
 from etstpm.scoring import ScoredImages, score_batch
 from etstpm.storage import Artifact, Store
+from etstpm.students import Student
 
 CALIBRATION = "calibration.safetensors"
 
@@ -31,7 +32,7 @@ class Detector:
     config: Config
     """Of the run; its store is left at the default."""
     teacher: FeaturePyramid
-    student: FeaturePyramid
+    student: Student
     calibration: Calibration
     compute: Compute
     scores: Artifact
@@ -107,8 +108,8 @@ def load_detector(
         category=category,
         run_id=run_id,
         config=config,
-        teacher=load_network(store, teacher_key).to(compute.device),
-        student=load_network(store, student_key).to(compute.device),
+        teacher=load_teacher(store, teacher_key).to(compute.device),
+        student=load_student(store, student_key).to(compute.device),
         calibration=calibration,
         compute=compute,
         scores=artifact,

@@ -31,7 +31,7 @@ from etstpm.storage.artifact import seal
 from tests.prefect_server import REPOSITORY, wait_until
 from tests.processes import children_of, is_alive
 
-SMALL = '"dataset.image_size=32", "student.epochs=2", "student.batch_size=1"'
+SMALL = '"dataset.image_size=48", "student.epochs=2", "student.batch_size=1"'
 TABLE = f"""\
 categories = ["biscuit", "fabric"]
 image_categories = ["biscuit", "fabric"]
@@ -50,7 +50,7 @@ name = "summed"
 group = "scoring"
 hypothesis = "h"
 source = "s"
-changes = [{SMALL}, "scoring.fusion=sum", "scoring.smoothing_sigma=2"]
+changes = [{SMALL}, "scoring.calibration=none", "scoring.smoothing_sigma=2"]
 
 [[experiment]]
 name = "diverging"

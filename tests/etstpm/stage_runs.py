@@ -32,7 +32,7 @@ def tiny_config(root: Path, store: str) -> Config:
     """One category, 32 x 32, two epochs, the teacher of the package, float32 on the CPU."""
     return Config.model_validate(
         {
-            "dataset": {"root": str(root), "categories": (CATEGORY,), "image_size": 32},
+            "dataset": {"root": str(root), "categories": (CATEGORY,), "image_size": 48},
             "teacher": {"weights": "formula"},
             "student": {"epochs": 2, "batch_size": 1},
             "store": store,

@@ -15,6 +15,7 @@ from etstpm.calibration import (
     distances,
     fit_quantiles,
     fit_whitening,
+    measure,
 )
 from etstpm.networks import Pyramid
 
@@ -38,7 +39,7 @@ def rows_of(errors: Tensor) -> np.ndarray:
 
 def test_distances_are_scipys_mahalanobis_distances() -> None:
     fitted, seen = draw_errors(0), draw_errors(1)
-    whitening = fit_whitening([fitted], is_diagonal=False)
+    whitening = fit_whitening(measure([fitted]), is_diagonal=False)
     for error, known, found in zip(seen, fitted, distances(seen, whitening), strict=True):
         rows = rows_of(known)
         covariance = np.cov(rows.T, bias=True)
@@ -50,7 +51,7 @@ def test_distances_are_scipys_mahalanobis_distances() -> None:
 
 def test_variance_weighs_each_channel_by_itself() -> None:
     fitted, seen = draw_errors(0), draw_errors(1)
-    whitening = fit_whitening([fitted], is_diagonal=True)
+    whitening = fit_whitening(measure([fitted]), is_diagonal=True)
     for error, known, found in zip(seen, fitted, distances(seen, whitening), strict=True):
         rows = rows_of(known)
         variance = rows.var(0) + SHRINKAGE * rows.var(0).mean()
@@ -61,9 +62,9 @@ def test_variance_weighs_each_channel_by_itself() -> None:
 @pytest.mark.parametrize("is_diagonal", [False, True])
 def test_good_images_are_one_unit_off_whatever_the_batches(is_diagonal: bool) -> None:
     errors = draw_errors(2)
-    whole = fit_whitening([errors], is_diagonal=is_diagonal)
+    whole = fit_whitening(measure([errors]), is_diagonal=is_diagonal)
     single = [tuple(layer[i : i + 1] for layer in errors) for i in range(4)]
-    parts = fit_whitening(single, is_diagonal=is_diagonal)  # type: ignore[arg-type]
+    parts = fit_whitening(measure(single), is_diagonal=is_diagonal)  # type: ignore[arg-type]
     for one, other, found in zip(whole, parts, distances(errors, whole), strict=True):
         assert torch.allclose(one.matrix, other.matrix, rtol=1e-3, atol=1e-3)
         assert 0.5 < found.mean().item() <= 1.0001  # 1, less what shrinkage takes
@@ -72,14 +73,14 @@ def test_good_images_are_one_unit_off_whatever_the_batches(is_diagonal: bool) ->
 def test_one_image_with_fewer_locations_than_channels_is_enough() -> None:
     generator = torch.Generator().manual_seed(0)
     errors = tuple(torch.randn((1, 64, 2, 2), generator=generator) for _ in range(3))
-    whitening = fit_whitening([errors], is_diagonal=False)  # type: ignore[list-item]
+    whitening = fit_whitening(measure([errors]), is_diagonal=False)  # type: ignore[list-item]
     for found in distances(errors, whitening):  # type: ignore[arg-type]
         assert bool(torch.isfinite(found).all())
 
 
 def test_a_student_that_errs_nowhere_does_not_divide_by_zero() -> None:
     errors = tuple(torch.zeros((2, 4, 3, 3)) for _ in range(3))
-    whitening = fit_whitening([errors], is_diagonal=False)  # type: ignore[list-item]
+    whitening = fit_whitening(measure([errors]), is_diagonal=False)  # type: ignore[list-item]
     for found in distances(errors, whitening):  # type: ignore[arg-type]
         assert bool((found == 0).all())
 
@@ -101,7 +102,7 @@ def test_quantiles_are_numpys_over_all_batches() -> None:
 
 def test_a_saved_calibration_comes_back_to_the_bit(tmp_path: Path) -> None:
     fitted, seen = draw_errors(6), draw_errors(7)
-    whitening = fit_whitening([fitted], is_diagonal=False)
+    whitening = fit_whitening(measure([fitted]), is_diagonal=False)
     saved = Calibration(whitening, fit_quantiles([distances(fitted, whitening)]))
     saved.save(tmp_path / "calibration.safetensors")
 

@@ -68,7 +68,7 @@ def test_an_unknown_key_is_refused_by_name(key: str) -> None:
 def test_an_unknown_key_shows_the_known_ones(tmp_path: Path) -> None:
     path = write(tmp_path, "[student]\nlerning_rate = 0.1\n")
     message = refusal(path)
-    assert message.startswith(f"{path}: no such key 'student.lerning_rate'; known there: epochs, ")
+    assert message.startswith(f"{path}: no such key 'student.lerning_rate'; known there: network, ")
     assert "learning_rate" in message
     assert "known there: dataset, teacher, student, scoring, maps, gate, store" in refusal(
         None, "sed=1"

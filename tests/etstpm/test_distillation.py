@@ -24,11 +24,17 @@ from etstpm.images import Pixels
 from etstpm.networks import FeaturePyramid, freeze, random_pyramid
 from etstpm.settings import settings
 from etstpm.splits import split_train_validation
+from etstpm.students import Student, random_student
 
 CPU = Compute(torch.device("cpu"), torch.float32)
-SHORT = StudentConfig(epochs=3, batch_size=2, hard_share=1.0)
+SHORT = StudentConfig(network="forward", epochs=3, batch_size=2, hard_share=1.0)
 STEADY = StudentConfig(
-    batch_size=1, hard_share=1.0, optimiser="adamw", learning_rate=0.02, schedule="constant"
+    network="forward",
+    batch_size=1,
+    hard_share=1.0,
+    optimiser="adamw",
+    learning_rate=0.02,
+    schedule="constant",
 )
 """Its held-out map does not owe its fall to the schedule's end."""
 
@@ -54,7 +60,7 @@ def without_feature_cache(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     settings.cache_clear()
 
 
-def state_of(network: FeaturePyramid) -> dict[str, torch.Tensor]:
+def state_of(network: Student) -> dict[str, torch.Tensor]:
     return {name: tensor.clone() for name, tensor in network.state_dict().items()}
 
 
@@ -99,8 +105,8 @@ def test_the_loss_falls_and_every_epoch_is_recorded(teacher: FeaturePyramid) -> 
     assert losses == sorted(losses, reverse=True)
     assert [record.epoch for record in distilled.history] == [1, 2, 3]
     assert max(record.learning_rate for record in distilled.history) <= SHORT.learning_rate
-    assert not distilled.pyramid.training
-    assert not any(p.requires_grad for p in distilled.pyramid.parameters())
+    assert not distilled.student.training
+    assert not any(p.requires_grad for p in distilled.student.parameters())
 
 
 @pytest.mark.parametrize(
@@ -111,6 +117,7 @@ def test_the_loss_falls_and_every_epoch_is_recorded(teacher: FeaturePyramid) -> 
         {"loss": "l1-cosine"},
         {"hard_share": 0.1, "epochs": 6},
         {"schedule": "constant"},
+        {"network": "reverse"},
     ],
     ids=str,
 )
@@ -120,16 +127,19 @@ def test_every_named_choice_learns(teacher: FeaturePyramid, changes: dict[str, o
     assert distilled.history[-1].loss < 0.9 * distilled.history[0].loss
 
 
-def test_same_seed_gives_the_same_bits_whatever_ran_between(teacher: FeaturePyramid) -> None:
-    images = draw_images(0)
+@pytest.mark.parametrize("network", ["forward", "reverse"])
+def test_same_seed_gives_the_same_bits_whatever_ran_between(
+    teacher: FeaturePyramid, network: str
+) -> None:
+    images, config = draw_images(0), SHORT.model_copy(update={"network": network})
     torch.manual_seed(1)
-    first = distil_student(teacher, images, SHORT, seed=0, compute=CPU, name="bottle")
+    first = distil_student(teacher, images, config, seed=0, compute=CPU, name="bottle")
     torch.manual_seed(2)
-    other = distil_student(teacher, draw_images(1), SHORT, seed=5, compute=CPU, name="screw")
-    again = distil_student(teacher, images, SHORT, seed=0, compute=CPU, name="bottle")
+    other = distil_student(teacher, draw_images(1), config, seed=5, compute=CPU, name="screw")
+    again = distil_student(teacher, images, config, seed=0, compute=CPU, name="bottle")
     assert numbers_of(again) == numbers_of(first)
-    assert are_equal(state_of(again.pyramid), state_of(first.pyramid))
-    assert not are_equal(state_of(other.pyramid), state_of(first.pyramid))
+    assert are_equal(state_of(again.student), state_of(first.student))
+    assert not are_equal(state_of(other.student), state_of(first.student))
 
 
 def test_another_seed_gives_another_student(teacher: FeaturePyramid) -> None:
@@ -157,18 +167,18 @@ def test_the_best_epochs_weights_are_returned(teacher: FeaturePyramid) -> None:
         pytest.fail("no seed has its best epoch before the last")
     assert distilled.best_epoch == int(np.argmin(values)) + 1
     features = TeacherFeatures(teacher, images, CPU)
-    assert validate(distilled.pyramid, features, held_out, CPU) == min(values)
+    assert validate(distilled.student, features, held_out) == min(values)
 
 
 def test_validation_is_the_mean_product_map(teacher: FeaturePyramid) -> None:
     images, student = draw_images(0), freeze(random_pyramid(1))
     features = TeacherFeatures(teacher, images, CPU)
     held_out = np.array([1, 4])
-    alone = [validate(student, features, held_out[i : i + 1], CPU) for i in range(2)]
-    assert validate(student, features, held_out, CPU) == pytest.approx(np.mean(alone), rel=1e-5)
+    alone = [validate(student, features, held_out[i : i + 1]) for i in range(2)]
+    assert validate(student, features, held_out) == pytest.approx(np.mean(alone), rel=1e-5)
     assert 0 < alone[0] <= 1  # features after a ReLU have cosines of at least 0
     same = freeze(random_pyramid(100))
-    assert validate(same, features, held_out, CPU) < 1e-12
+    assert validate(same, features, held_out) < 1e-12
 
 
 def test_the_teacher_is_left_as_it_was(teacher: FeaturePyramid) -> None:
@@ -205,15 +215,15 @@ def test_a_collapsed_training_is_begun_again_from_other_weights(
 ) -> None:
     seeds: list[int] = []
 
-    def collapse_at_first(seed: int) -> FeaturePyramid:
+    def collapse_at_first(network: str, seed: int) -> Student:
         seeds.append(seed)
-        pyramid = random_pyramid(seed)
+        student = random_student(network, seed)
         if len(seeds) == 1:
             with torch.no_grad():
-                pyramid.conv1.weight.fill_(float("nan"))
-        return pyramid
+                next(student.parameters()).fill_(float("nan"))
+        return student
 
-    monkeypatch.setattr("etstpm.distillation.random_pyramid", collapse_at_first)
+    monkeypatch.setattr("etstpm.distillation.random_student", collapse_at_first)
     images = draw_images(0)
     distilled = distil_student(teacher, images, SHORT, seed=3, compute=CPU, name="bottle")
     assert seeds == [3, 3 + SECOND_ATTEMPT]
@@ -233,8 +243,8 @@ def test_a_student_that_answers_everything_alike_has_collapsed(teacher: FeatureP
         constant.get_parameter("layer3.1.bn2.weight").zero_()
         # It drowns what the shortcut brings.
         constant.get_parameter("layer3.1.bn2.bias").fill_(100.0)
-    assert answers_alike(constant, features, images, CPU)
-    assert not answers_alike(healthy, features, images, CPU)
+    assert answers_alike(constant, features, images)
+    assert not answers_alike(healthy, features, images)
 
 
 def history_of(values: Sequence[float], rates: Sequence[float]) -> list[EpochRecord]:
@@ -281,12 +291,12 @@ def test_a_warm_start_begins_where_the_earlier_student_ended(teacher: FeaturePyr
     images = draw_images(0)
     cold = distil_student(teacher, images, SHORT, seed=0, compute=CPU, name="bottle")
     split = split_train_validation(len(images), SHORT.validation_fraction, 0)
-    start = WarmStart(cold.pyramid, 1, split)
-    before = state_of(cold.pyramid)
+    start = WarmStart(cold.student, 1, split)
+    before = state_of(cold.student)
     warm = distil_student(teacher, images, SHORT, seed=0, compute=CPU, name="bottle", start=start)
     assert len(warm.history) == 1
     assert warm.history[0].loss < cold.history[0].loss
-    assert are_equal(state_of(cold.pyramid), before), "the earlier student is left as it was"
+    assert are_equal(state_of(cold.student), before), "the earlier student is left as it was"
 
 
 def test_a_warm_start_that_collapses_begins_from_random_weights(teacher: FeaturePyramid) -> None:

@@ -14,6 +14,7 @@ from etstpm.images import Pixels, normalise
 from etstpm.matching import distance_maps
 from etstpm.networks import FeaturePyramid, Pyramid, freeze, normalise_features, random_pyramid
 from etstpm.scoring import (
+    FOLDS,
     ScoredImages,
     anomaly_maps,
     calibrate,
@@ -81,7 +82,7 @@ def rebuild(
 @pytest.mark.parametrize("fusion", ["product", "sum"])
 def test_anomaly_maps_are_numpys(fusion: str, chosen: tuple[int, ...]) -> None:
     teacher, student = draw_features(0), draw_features(1)
-    config = ScoringConfig.model_validate({"fusion": fusion})
+    config = ScoringConfig.model_validate({"fusion": fusion, "smoothing_sigma": 0})
     layers = distance_maps(normalise_features(teacher), student)
     maps = anomaly_maps(layers, SIZE, config, chosen)
     assert maps.shape == (2, SIZE, SIZE)
@@ -91,7 +92,7 @@ def test_anomaly_maps_are_numpys(fusion: str, chosen: tuple[int, ...]) -> None:
 
 def test_quantile_sum_brings_each_layer_to_one_scale_and_adds() -> None:
     layers = distance_maps(normalise_features(draw_features(0)), draw_features(1))
-    config = ScoringConfig(fusion="quantile-sum")
+    config = ScoringConfig(fusion="quantile-sum", smoothing_sigma=0)
     quantiles = [(0.5, 1.0), (0.25, 0.75), (0.125, 2.125)]
     maps = anomaly_maps(layers, SIZE, config, (1, 3), quantiles)
     plain = [upsample(layer[0].double().numpy(), SIZE, SIZE) for layer in (layers[0], layers[2])]
@@ -104,7 +105,7 @@ def test_quantile_sum_brings_each_layer_to_one_scale_and_adds() -> None:
 @pytest.mark.parametrize(("sigma", "radius"), [(1.5, 4), (0.4, 1), (4.0, 12)])
 def test_smoothing_is_a_gaussian_to_three_sigma(sigma: float, radius: int) -> None:
     teacher, student = draw_features(2), draw_features(3)
-    config = ScoringConfig(smoothing_sigma=sigma)
+    config = ScoringConfig(fusion="product", smoothing_sigma=sigma)
     maps = anomaly_maps(distance_maps(normalise_features(teacher), student), SIZE, config)
     for found, plain in zip(maps.numpy(), rebuild(teacher, student, "product"), strict=True):
         assert np.allclose(found, smooth(plain, sigma, radius), rtol=1e-4)
@@ -113,7 +114,7 @@ def test_smoothing_is_a_gaussian_to_three_sigma(sigma: float, radius: int) -> No
 
 def test_smoothing_wider_than_the_image_ends_at_its_border() -> None:
     teacher, student = draw_features(2), draw_features(3)
-    config = ScoringConfig(smoothing_sigma=32)
+    config = ScoringConfig(fusion="product", smoothing_sigma=32)
     maps = anomaly_maps(distance_maps(normalise_features(teacher), student), SIZE, config)
     plain = rebuild(teacher, student, "product")
     assert np.allclose(maps[0].numpy(), smooth(plain[0], 32, SIZE - 1), rtol=1e-4)
@@ -308,6 +309,23 @@ def test_held_out_scores_are_those_of_new_images() -> None:
     assert cross_fitted.maps.shape == own.maps.shape
     assert false_alarms(own.scores) > 0.9
     assert false_alarms(cross_fitted.scores) < 0.2
+
+
+@pytest.mark.parametrize("fusion", ["sum", "quantile-sum"])
+@pytest.mark.parametrize("calibration", ["covariance", "variance"])
+def test_cross_fitting_is_the_calibration_of_all_others(calibration: str, fusion: str) -> None:
+    pixels = np.random.default_rng(0).integers(0, 256, (13, SIZE, SIZE, 3), np.uint8)
+    networks = freeze(random_pyramid(0)), freeze(random_pyramid(1))
+    config = ScoringConfig.model_validate({"calibration": calibration, "fusion": fusion})
+    found = score_cross_fitted(*networks, pixels, config, compute=CPU, name="")
+    for fold in (0, 7):
+        mine = np.arange(13) % FOLDS == fold
+        others = calibrate(*networks, pixels[~mine], config, compute=CPU, name="")
+        expected = score_images(
+            *(*networks, pixels[mine], config), compute=CPU, name="", calibration=others
+        )
+        assert np.allclose(found.scores[mine], expected.scores, rtol=1e-3, atol=1e-4)
+        assert np.allclose(found.maps[mine], expected.maps, rtol=1e-3, atol=1e-4)
 
 
 def test_without_calibration_cross_fitting_changes_nothing_and_one_image_is_enough() -> None:

@@ -17,6 +17,7 @@ from PIL import Image
 from safetensors.torch import load_file
 
 from etstpm import networks, stages
+from etstpm.cards import load_student, load_teacher
 from etstpm.compute import choose_compute
 from etstpm.config import Config, digest_of
 from etstpm.dataset import image_files, rows_of
@@ -25,7 +26,7 @@ from etstpm.errors import DatasetError, EtstpmError, StorageError, WeightsError
 from etstpm.images import read_mask, resize_mask
 from etstpm.inputs import is_sample, own_mask, proven_weights
 from etstpm.metrics import image_metrics, pixel_metrics
-from etstpm.networks import FORMULA_FILE, FORMULA_SHA256, FeaturePyramid, freeze
+from etstpm.networks import FORMULA_FILE, FORMULA_SHA256
 from etstpm.sample import CATEGORIES, MARKER
 from etstpm.scoring import ResizedMaps, resize_map, score_images
 from etstpm.settings import settings
@@ -178,12 +179,6 @@ def test_the_score_table_agrees_with_the_dataset_and_the_card(
     }
 
 
-def load_pyramid(config: Config, key: str) -> FeaturePyramid:
-    pyramid = FeaturePyramid()
-    pyramid.load_state_dict(load_file(Path(config.store) / key / "weights.safetensors"))
-    return freeze(pyramid)
-
-
 def resize_images(root: Path, *sizes: tuple[int, int]) -> None:
     """Each image of a folder, and its mask, at one of the sizes (width, height) in turn."""
     for folder in (root / CATEGORY).glob("t*/*"):
@@ -221,8 +216,8 @@ def test_pixels_are_judged_at_the_students_size_and_at_each_images_own(
         "again", image_files(dataset, manifest, CATEGORY, "test"), 64, tmp_path / "other-cache"
     )
     maps = score_images(
-        load_pyramid(config, keys.teacher),
-        load_pyramid(config, keys.student),
+        load_teacher(Store(config.store), keys.teacher),
+        load_student(Store(config.store), keys.student),
         pixels,
         config.scoring,
         compute=choose_compute(config),
@@ -243,8 +238,8 @@ def test_the_papers_protocol_stays_at_256(drawn: Path, tmp_path: Path) -> None:
     found = Store(config.store).get(keys.scores).card["metrics"]["values"]["paper-256"]["pixel"]
     manifest = pq.read_table(Path(config.store) / keys.dataset / "manifest.parquet")
     maps = score_images(
-        load_pyramid(config, keys.teacher),
-        load_pyramid(config, keys.student),
+        load_teacher(Store(config.store), keys.teacher),
+        load_student(Store(config.store), keys.student),
         load_pixels("t", image_files(drawn, manifest, CATEGORY, "test"), 288, tmp_path / "again"),
         config.scoring,
         compute=choose_compute(config),
@@ -285,7 +280,7 @@ def test_a_second_run_makes_nothing_again(
 CHANGES: dict[str, tuple[dict[str, Any], set[str]]] = {
     "epochs": ({"student__epochs": 3}, {"student", "scores"}),
     "seed": ({"seed": 1}, {"student", "scores"}),
-    "fusion": ({"scoring__fusion": "sum"}, {"scores"}),
+    "fusion": ({"scoring__fusion": "product"}, {"scores"}),
     "false_alarm_rate": ({"scoring__false_alarm_rate": 0.3}, {"scores"}),
 }
 

@@ -19,7 +19,7 @@ MVTEC = (
 
 def licence_below(root: Path, place: Path) -> str:
     given = {"dataset.root": str(root), "store": str(place), "teacher.weights": "formula"}
-    config = Config.load("default", ["dataset.image_size=32"], given)
+    config = Config.load("default", ["dataset.image_size=48"], given)
     store = Store(config.store)
     return licence_of(store, stages.validate(config, store))
 

@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from etstpm import stages
-from etstpm.cards import load_network
+from etstpm.cards import load_teacher
 from etstpm.config import Config
 from etstpm.errors import TrainingError
 from etstpm.finetuning.processes import finetune_on
@@ -28,6 +28,7 @@ def make_config(root: Path, folder: Path, processes: int = 1) -> Config:
         # Nine images and a batch of five: shares of three, the second one filled up.
         [
             "dataset.image_size=32",
+            "student.network=forward",
             "teacher.batch_size=5",
             "teacher.epochs=2",
             "device=cpu",
@@ -54,7 +55,7 @@ def test_two_processes_give_the_weights_of_one(
         config = make_config(drawn, tmp_path, processes)
         store = Store(config.store)
         key = stages.teacher(config, store, stages.validate(config, store))
-        tuned[processes] = key, load_network(store, key).state_dict(), store.get(key).card
+        tuned[processes] = key, load_teacher(store, key).state_dict(), store.get(key).card
 
     (key, one, card), (same_key, two, same_card) = tuned[1], tuned[2]
     assert key == same_key, "how many processes is the machine's matter"
