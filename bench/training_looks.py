@@ -1,9 +1,10 @@
-"""A look at what was left out of the student's training.
+"""A look at what was left out of a forward student's training.
 
     python -m bench.training_looks --dataset MVTEC_ROOT --weights WEIGHTS.pth --category screw \
         --look rotations
 
-`plain` is the default's loop without its choice of an epoch, for comparison. `rotations`: each
+The config is that of the experiment `forward` (bench/ablation.toml). `plain` is its loop without
+the choice of an epoch, for comparison. `rotations`: each
 image is turned by a quarter as often as chance has it, its teacher's features with it. `noise`: the
 student sees Gaussian noise on its images, its teacher does not (a fifth of the standard deviation
 of ImageNet's pixels). `denoising`: half of the student's images have a synthetic anomaly, its
@@ -24,6 +25,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from bench.experiments import load_ablation
 from etstpm.compute import choose_compute
 from etstpm.config import Config, StudentConfig
 from etstpm.dataset import image_files, rows_of, scan_dataset
@@ -45,6 +47,7 @@ from etstpm.optimisers import make_optimiser
 from etstpm.scoring import ResizedMaps, calibrate, score_images
 from etstpm.splits import Indices, batches, split_train_validation
 
+EXPERIMENTS = Path(__file__).with_name("ablation.toml")
 LOOKS = ("plain", "rotations", "noise", "denoising", "discrepancy", "average")
 KEPT = 0.995
 """Of the average's weights, at every step after the first two hundred."""
@@ -59,7 +62,9 @@ beside the loss of good images."""
 def main() -> None:
     """Train one student and print what it and its average find."""
     arguments = parse_arguments()
-    config, category = Config.load("default", arguments.set), arguments.category
+    experiments = {row.name: row for row in load_ablation(EXPERIMENTS).experiment}
+    config = Config.load("default", [*experiments["forward"].changes, *arguments.set])
+    category = arguments.category
     compute, size = choose_compute(config), config.dataset.image_size
     with tempfile.TemporaryDirectory() as folder:
         cache = Path(folder)

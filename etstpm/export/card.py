@@ -24,6 +24,12 @@ SHOWN = (
 )
 """Protocol, level, metric, and how a person calls it."""
 
+FAMILIES = {
+    "forward": "STPM, Wang et al., BMVC 2021",
+    "reverse": "reverse distillation, Deng and Li, CVPR 2022",
+}
+"""Whose idea a student's network is."""
+
 UNKNOWN_LICENCE = (
     "their dataset's card names no licence, so ask whoever took them (MVTec AD is CC BY-NC-SA 4.0, "
     "not for commercial use)"
@@ -48,6 +54,7 @@ def describe_model(
     student, teacher = (store.get(key).card for key in reversed(detector.keys))
     values: dict[str, Any] = {
         "category": escape(detector.category),
+        "family": FAMILIES[detector.config.student.network],
         "version": __version__,
         "file": escape(file),
         "format": name,

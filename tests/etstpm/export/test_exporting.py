@@ -1,5 +1,6 @@
 """Exported files: the pipeline's numbers in ONNX Runtime and torch.export, nothing half-written."""
 
+import dataclasses
 import json
 import zipfile
 from collections.abc import Callable
@@ -18,7 +19,9 @@ from etstpm.export.formats import FACTS, SUFFIXES, Scored, open_onnx, open_torch
 from etstpm.export.program import FLOAT32, trace_detector
 from etstpm.images import Pixels, read_image
 from etstpm.inference.detector import Detector, load_detector
+from etstpm.networks import freeze
 from etstpm.storage import Store, file_sha256
+from etstpm.students import random_student
 from tests.trained import CATEGORY, Published
 
 RUNS = {"onnx": "product", "torch-export": "quantile-sum"}
@@ -86,9 +89,28 @@ def test_scores_and_maps_are_the_pipelines(case: Case, pixels: Pixels, count: in
         assert expected.scores.std() > 1e-3 * expected.scores.mean(), "images differ"
 
 
+@pytest.mark.parametrize("network", ["forward", "reverse"])
+def test_either_kind_of_student_is_traced_to_what_it_computes(
+    published: Published, pixels: Pixels, network: str
+) -> None:
+    loaded = load_detector(Store(str(published.store)), "product", CATEGORY, FLOAT32)
+    detector = dataclasses.replace(loaded, student=freeze(random_student(network, 4)))
+    expected = detector.score(pixels[:2])
+
+    with torch.no_grad():
+        maps, scores = trace_detector(detector).module()(torch.from_numpy(pixels[:2]))
+
+    assert np.allclose(scores.numpy(), expected.scores, rtol=1e-4)
+    assert np.allclose(maps.numpy(), expected.maps, rtol=1e-3, atol=1e-4 * expected.maps.max())
+
+
 def test_there_is_one_file_and_its_card(case: Case) -> None:
     name = f"model{SUFFIXES[case.name]}"
     assert {path.name for path in case.path.parent.iterdir()} == {name, f"{name}.md"}
+    assert (
+        "(reverse distillation, Deng and Li, CVPR 2022; made"
+        in Path(case.exported.card).read_text()
+    )
     assert case.exported.sha256 == file_sha256(case.path)
     assert case.exported.bytes == case.path.stat().st_size
     assert 0 <= case.exported.score_difference < 1e-5
