@@ -4,7 +4,6 @@ A student never matches its teacher in all channels alike. An error in a channel
 channels, in which it always errs says little; the same error where it never errs says much.
 """
 
-import operator
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from functools import reduce
@@ -120,9 +119,13 @@ def measure(batches: Iterable[Pyramid]) -> list[Moments]:
     )
 
 
-def add_up(parts: Iterable[Sequence[Moments]]) -> list[Moments]:
-    """Layer by layer."""
-    return [reduce(operator.add, layer) for layer in zip(*parts, strict=True)]
+def add_up(parts: Iterable[list[Moments]]) -> list[Moments]:
+    """Layer by layer; of many parts two are in memory."""
+    return reduce(_add, parts)
+
+
+def _add(one: list[Moments], other: list[Moments]) -> list[Moments]:
+    return [mine + yours for mine, yours in zip(one, other, strict=True)]
 
 
 def _moments(rows: Tensor) -> Moments:
