@@ -36,6 +36,7 @@ def main() -> None:
     arguments = parse_arguments()
     with tempfile.TemporaryDirectory() as name, chromium() as browser:
         folder = Path(name)
+        arguments.to.mkdir(parents=True, exist_ok=True)
         report = make_report(folder, arguments.to / f"hardest-{HARDEST}.png")
         wide = Visit(browser, report, WIDE).page
         pieces = [
