@@ -249,8 +249,8 @@ def score_cross_fitted(
     Source: cross-fitting, as in Stone 1974 and the cross-conformal prediction of Vovk 2015.
     """
     numbers = np.arange(len(pixels))
-    fold_of = numbers % min(FOLDS, len(pixels))
-    folds = [numbers[fold_of == fold] for fold in np.unique(fold_of)]
+    count = min(FOLDS, len(pixels))
+    folds = [numbers[fold::count] for fold in range(count)]
     errors = _errors_of(teacher, student, pixels, config, compute=compute, name=name)
     parts = [] if config.calibration == "none" else [measure(errors(fold)) for fold in folds]
     maps = np.empty(pixels.shape[:3], np.float32)
