@@ -40,7 +40,7 @@ from etstpm.inference.detector import Detector
 from etstpm.inference.new_images import score_new
 from etstpm.inference.source import ImageSource
 from etstpm.networks import FeaturePyramid, freeze, load_weights, random_pyramid
-from etstpm.scoring import calibrate, score_images
+from etstpm.scorer import Scorer
 from etstpm.storage import Artifact, file_sha256
 from etstpm.tables import PAPER_SIDE
 
@@ -134,15 +134,10 @@ def print_from_files(detector: Detector, files: Sequence[ImageFile], folder: Pat
 
     def pipeline() -> None:
         with tempfile.TemporaryDirectory() as cache:
-            score_images(
-                detector.teacher,
-                detector.student,
-                load_pixels("test", files, detector.size, Path(cache)),
-                detector.config.scoring,
-                compute=detector.compute,
-                name="bench",
-                calibration=detector.calibration,
-            )
+            networks = detector.teacher, detector.student
+            scorer = Scorer(*networks, detector.config.scoring, detector.compute)
+            pixels = load_pixels("test", files, detector.size, Path(cache))
+            scorer.score(pixels, detector.calibration)
 
     def streamed() -> None:
         with tempfile.TemporaryDirectory() as output:
@@ -182,8 +177,13 @@ def make_detector(category: str, teacher: FeaturePyramid, good: Pixels, config: 
     """A detector with a random student, calibrated on a few images."""
     compute = choose_compute(config)
     student = freeze(random_pyramid(0))
-    calibration = calibrate(teacher, student, good, config.scoring, compute=compute, name="bench")
-    metrics = {"threshold": 1.0, "map_threshold": 1.0, "held_out_scores": [1.0]}
+    calibration = Scorer(teacher, student, config.scoring, compute).calibrate(good)
+    metrics = {
+        "threshold": 1.0,
+        "map_threshold": 1.0,
+        "map_cold": 0.1,
+        "held_out_scores": [1.0],
+    }
     precision = compute.describe()["precision"]
     card = {"metrics": metrics, "compute": {"precision": precision}}
     return Detector(

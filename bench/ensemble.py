@@ -20,7 +20,8 @@ from etstpm.errors import StorageError
 from etstpm.images import resize_mask
 from etstpm.inference.detector import CALIBRATION
 from etstpm.inputs import Inputs, open_inputs, own_mask
-from etstpm.scoring import ScoredImages, score_images
+from etstpm.scorer import Scorer
+from etstpm.scoring import ScoredImages
 from etstpm.storage import Store
 
 
@@ -54,15 +55,13 @@ def _score(store: Store, trial: Trial, inputs: Inputs) -> ScoredImages:
     compute = choose_compute(config)
     with store.open(artifact, CALIBRATION) as folder:
         calibration = Calibration.load(folder / CALIBRATION, compute.device)
-    scored = score_images(
+    networks = (
         load_teacher(store, artifact.card["teacher"]),
         load_student(store, artifact.card["student"]),
-        inputs.pixels(trial.category, "test", config.dataset.image_size),
-        config.scoring,
-        compute=compute,
-        name=str(trial),
-        calibration=calibration,
     )
+    pixels = inputs.pixels(trial.category, "test", config.dataset.image_size)
+    scorer = Scorer(*networks, config.scoring, compute, str(trial))
+    scored = scorer.score(pixels, calibration)
     metrics = artifact.card["metrics"]
     return ScoredImages(
         scored.maps / np.float32(metrics["map_threshold"]), scored.scores / metrics["threshold"]

@@ -22,7 +22,7 @@ from etstpm.matching import matching_loss
 from etstpm.metrics import pixel_metrics
 from etstpm.networks import freeze, random_pyramid
 from etstpm.optimisers import make_optimiser
-from etstpm.scoring import calibrate, score_images
+from etstpm.scorer import Scorer
 from etstpm.students import answer, random_student
 
 ROUNDS = 3
@@ -73,16 +73,12 @@ def scoring() -> float:
     compute, config = choose_compute(Config()), ScoringConfig()
     teacher, pixels = freeze(random_pyramid(1)), draw_pixels()
     student = freeze(random_student(StudentConfig().network, 0))
-    calibration = calibrate(teacher, student, pixels, config, compute=compute, name="")
+    scorer = Scorer(teacher, student, config, compute)
+    calibration = scorer.calibrate(pixels)
     batch = normalise(pixels[: config.batch_size], compute.device)
 
     def score() -> None:
-        score_images(
-            *(teacher, student, pixels, config),
-            compute=compute,
-            name="",
-            calibration=calibration,
-        )
+        scorer.score(pixels, calibration)
 
     def forward() -> None:
         with torch.inference_mode(), compute.autocast():

@@ -34,7 +34,7 @@ from etstpm.distillation import TeacherFeatures, distil_student
 from etstpm.images import Pixels, normalise
 from etstpm.matching import matching_loss
 from etstpm.networks import FeaturePyramid, freeze, load_weights
-from etstpm.scoring import calibrate, score_images
+from etstpm.scorer import Scorer
 from etstpm.settings import settings
 from etstpm.students import answer, random_student
 from etstpm.tables import PAPER_SIDE
@@ -154,15 +154,8 @@ def measure_scoring(
     The limit is both networks' forward over a batch that stays in memory.
     """
     config, student = ScoringConfig(), freeze(random_student(StudentConfig().network, 0))
-    calibration = calibrate(teacher, student, good, config, compute=compute, name="bench")
-    score = partial(
-        score_images,
-        *(teacher, student),
-        config=config,
-        compute=compute,
-        name="test",
-        calibration=calibration,
-    )
+    scorer = Scorer(teacher, student, config, compute)
+    score = partial(scorer.score, calibration=scorer.calibrate(good))
     decoded = load_pixels("test", files, PAPER_SIDE, Path(tempfile.mkdtemp()))
     batch = normalise(decoded[: config.batch_size], compute.device)
 

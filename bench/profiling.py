@@ -27,7 +27,7 @@ from etstpm.images import Pixels
 from etstpm.matching import matching_loss
 from etstpm.networks import FeaturePyramid, freeze, load_weights
 from etstpm.optimisers import make_optimiser
-from etstpm.scoring import calibrate, score_batch
+from etstpm.scorer import Scorer
 from etstpm.students import random_student
 from etstpm.tables import PAPER_SIDE
 
@@ -112,15 +112,12 @@ def scoring_step(
 ) -> Callable[[], None]:
     """One batch as scoring does it, from pixels that are decoded."""
     student = freeze(random_student(config.student.network, 0))
-    calibration = calibrate(
-        teacher, student, pixels, config.scoring, compute=compute, name="profile"
-    )
+    scorer = Scorer(teacher, student, config.scoring, compute)
+    calibration = scorer.calibrate(pixels)
     batch = pixels[: config.scoring.batch_size]
 
     def step() -> None:
-        score_batch(
-            teacher, student, batch, config.scoring, compute=compute, calibration=calibration
-        )
+        scorer.score_batch(batch, calibration)
 
     return step
 

@@ -28,7 +28,7 @@ from etstpm.images import resize_mask
 from etstpm.inputs import own_mask
 from etstpm.metrics import auroc
 from etstpm.networks import load_weights
-from etstpm.scoring import calibrate, score_images
+from etstpm.scorer import Scorer
 from etstpm.splits import split_train_validation
 from etstpm.tables import PAPER_SIDE
 
@@ -81,22 +81,9 @@ def reach(
             )
 
         seconds = seconds_of(train)
-        networks = teacher, students[0].student
-        calibration = calibrate(
-            *networks,
-            pixels["train"][held_out],
-            config.scoring,
-            compute=compute,
-            name=category,
-        )
-        scored = score_images(
-            *networks,
-            pixels["test"],
-            config.scoring,
-            compute=compute,
-            name=category,
-            calibration=calibration,
-        )
+        scorer = Scorer(teacher, students[0].student, config.scoring, compute, category)
+        calibration = scorer.calibrate(pixels["train"][held_out])
+        scored = scorer.score(pixels["test"], calibration)
         reached = {
             "image_auroc": auroc(labels, scored.scores),
             "pixel_auroc": auroc(masks, scored.maps),

@@ -44,7 +44,8 @@ from etstpm.networks import (
     random_pyramid,
 )
 from etstpm.optimisers import make_optimiser
-from etstpm.scoring import ResizedMaps, calibrate, score_images
+from etstpm.scorer import Scorer
+from etstpm.scoring import ResizedMaps
 from etstpm.splits import Indices, batches, split_train_validation
 
 EXPERIMENTS = Path(__file__).with_name("ablation.toml")
@@ -87,15 +88,8 @@ def main() -> None:
         students = train_student(teacher, train, training, config, arguments.look)
         labels = np.array([row["label"] == 1 for row in rows])
         for name, student in students.items():
-            calibration = calibrate(
-                teacher, student, train[held_out], config.scoring, compute=compute, name=""
-            )
-            found = score_images(
-                *(teacher, student, test, config.scoring),
-                compute=compute,
-                name="",
-                calibration=calibration,
-            )
+            scorer = Scorer(teacher, student, config.scoring, compute)
+            found = scorer.score(test, scorer.calibrate(train[held_out]))
             own = ResizedMaps(found.maps, [mask.shape for mask in masks])
             pixel = pixel_metrics(masks, own)
             image = "n/a" if labels.all() else f"{auroc(labels, found.scores):.4f}"

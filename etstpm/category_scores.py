@@ -21,17 +21,10 @@ from etstpm.layouts.listing import GOOD
 from etstpm.maps import save_maps
 from etstpm.networks import FeaturePyramid
 from etstpm.parquet import schema_without, write_parquet
-from etstpm.pictures import draw_hardest
+from etstpm.pictures import HeatScale, draw_hardest
 from etstpm.ranking import Images
-from etstpm.scoring import (
-    ResizedMaps,
-    ScoredImages,
-    calibrate,
-    decision_threshold,
-    map_threshold,
-    score_cross_fitted,
-    score_images,
-)
+from etstpm.scorer import Scorer
+from etstpm.scoring import ResizedMaps, ScoredImages, decision_threshold
 from etstpm.splits import Indices
 from etstpm.students import Student
 from etstpm.tables import CURVES, IMAGE_SCORES, OFFICIAL, PAPER, PAPER_SIDE, REPLICATES, THUMBNAILS
@@ -51,7 +44,7 @@ class Thresholds:
     calibration: Calibration
     held_out_scores: list[float]
     image: float
-    map: float
+    heat: HeatScale
 
 
 def write_scores(
@@ -72,14 +65,10 @@ def write_scores(
     """
     size = config.dataset.image_size
     good = inputs.pixels(category, "train", size)
-    thresholds = set_thresholds(networks, good[held_out], config, compute, category)
+    scorer = Scorer(*networks, config.scoring, compute, category)
+    thresholds = set_thresholds(scorer, good[held_out])
     rows, pixels = inputs.rows(category, "test"), inputs.pixels(category, "test", size)
-    scored = score_images(
-        *(*networks, pixels, config.scoring),
-        compute=compute,
-        name=f"{category}: score",
-        calibration=thresholds.calibration,
-    )
+    scored = scorer.score(pixels, thresholds.calibration)
     own_masks = [own_mask(inputs.root, row) for row in rows]
     masks = np.stack([resize_mask(mask, size) for mask in own_masks])
     evaluation = evaluate_scored(category, rows, scored, own_masks, masks)
@@ -90,8 +79,8 @@ def write_scores(
     write_parquet(folder / "replicates.parquet", REPLICATES, [evaluation.replicate_table()])
     thresholds.calibration.save(folder / "calibration.safetensors")
     write_parquet(folder / "curves.parquet", CURVES, [evaluation.curve_table()])
-    save_maps(folder, scored, config.maps, rows=rows, map_threshold=thresholds.map)
-    thumbnails = thumbnail_table(pixels, masks, scored, rows=rows, map_threshold=thresholds.map)
+    save_maps(folder, scored, config.maps, rows=rows, scale=thresholds.heat)
+    thumbnails = thumbnail_table(pixels, masks, scored, rows=rows, scale=thresholds.heat)
     write_parquet(folder / "thumbnails.parquet", THUMBNAILS, [thumbnails])
     draw_hardest(
         pixels,
@@ -100,26 +89,24 @@ def write_scores(
         labels=np.array([row["label"] == 1 for row in rows]),
         names=[row["image_path"].removeprefix(f"{category}/test/") for row in rows],
         threshold=thresholds.image,
-        map_threshold=thresholds.map,
+        scale=thresholds.heat,
     ).save(folder / "hardest.png", optimize=True)
     return evaluation.figures | {
         "threshold": thresholds.image,
-        "map_threshold": thresholds.map,
+        "map_threshold": thresholds.heat.threshold,
+        "map_cold": thresholds.heat.cold,
         "held_out_scores": thresholds.held_out_scores,
     }
 
 
-def set_thresholds(
-    networks: Networks, good: Pixels, config: Config, compute: Compute, category: str
-) -> Thresholds:
+def set_thresholds(scorer: Scorer, good: Pixels) -> Thresholds:
     """Calibration and thresholds from good images (N, H, W, 3) that the student has not seen."""
-    calibration = calibrate(*networks, good, config.scoring, compute=compute, name=category)
-    held = score_cross_fitted(*networks, good, config.scoring, compute=compute, name=category)
+    calibration, held = scorer.cross_fit(good)
     return Thresholds(
         calibration,
         held.scores.tolist(),
-        decision_threshold(held.scores, config.scoring.false_alarm_rate),
-        map_threshold(held.maps, config.scoring),
+        decision_threshold(held.scores, scorer.config.false_alarm_rate),
+        HeatScale.of(held.maps, scorer.config),
     )
 
 

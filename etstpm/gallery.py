@@ -16,7 +16,7 @@ import pyarrow as pa
 from PIL import Image
 
 from etstpm.images import Pixels
-from etstpm.pictures import TRUTH, border, hardest, heat, tint
+from etstpm.pictures import TRUTH, HeatScale, border, hardest, heat, tint
 from etstpm.scoring import ScoredImages
 from etstpm.tables import THUMBNAILS
 
@@ -48,7 +48,7 @@ def thumbnail_table(
     scored: ScoredImages,
     *,
     rows: Sequence[Mapping[str, Any]],
-    map_threshold: float,
+    scale: HeatScale,
 ) -> pa.Table:
     """Pictures of N test images as `tables.THUMBNAILS`, the image that was judged worst first.
 
@@ -65,7 +65,7 @@ def thumbnail_table(
             | _draw(
                 np.asarray(pixels[order[rank]]),
                 masks[order[rank]] if labels[order[rank]] else None,
-                heat(scored.maps[order[rank]], map_threshold),
+                heat(scored.maps[order[rank]], scale),
                 _proportions(rows[order[rank]], size.side),
                 size.quality,
             )

@@ -16,7 +16,7 @@ from PIL import Image
 
 from etstpm.config import MapsConfig
 from etstpm.parquet import write_parquet
-from etstpm.pictures import colour, hardest, heat
+from etstpm.pictures import HeatScale, colour, hardest, heat
 from etstpm.scoring import ScoredImages
 from etstpm.tables import MAPS
 
@@ -27,7 +27,7 @@ def save_maps(
     config: MapsConfig,
     *,
     rows: Sequence[Mapping[str, Any]],
-    map_threshold: float,
+    scale: HeatScale,
 ) -> None:
     """Write `maps.parquet` (`tables.MAPS`) or `heatmaps/*.png`, as the config says; or nothing.
 
@@ -43,7 +43,7 @@ def save_maps(
         return
     (folder / "heatmaps").mkdir()
     for rank, index in enumerate(order):
-        pixels = colour(heat(scored.maps[index], map_threshold)).round().astype(np.uint8)
+        pixels = colour(heat(scored.maps[index], scale)).round().astype(np.uint8)
         name = f"{rank:05d}-{rows[index]['image_sha256'][:16]}.png"
         Image.fromarray(pixels).save(folder / "heatmaps" / name, optimize=True)
 

@@ -1,17 +1,21 @@
 """Pictures of scored images: the image, its ground truth, its heatmap."""
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import TypeVar
 
 import numpy as np
 import numpy.typing as npt
 from PIL import Image, ImageDraw, ImageFont
 
+from etstpm.config import ScoringConfig
 from etstpm.images import Pixels
-from etstpm.scoring import Maps, ScoredImages
+from etstpm.scoring import Maps, ScoredImages, map_threshold
 
 Value = TypeVar("Value", bound=np.generic)
 
+COLD = 0.9
+"""Share of the pixels of good images that have no heat at all."""
 SHOWN = 5
 SIDE = 256
 MARGIN = 12
@@ -34,12 +38,33 @@ def colour(values: npt.NDArray[np.floating]) -> npt.NDArray[np.float32]:
     return np.stack(channels, axis=-1).astype(np.float32)
 
 
-def heat(maps: Maps, threshold: float) -> npt.NDArray[np.float32]:
-    """Anomaly maps to [0, 1] on a logarithmic scale: 0.5 is the threshold, 0 and 1 a tenth of it
-    and ten times as much. Products of distances span decades; a linear scale shows one spot.
+@dataclass(frozen=True)
+class HeatScale:
+    """Which values of anomaly maps are cold and which are hot, from held-out good images."""
+
+    cold: float
+    """`COLD` of their pixels lie below."""
+    threshold: float
+    """`scoring.map_threshold` of their maps."""
+
+    @classmethod
+    def of(cls, maps: Maps, config: ScoringConfig) -> "HeatScale":
+        """The scale of good images' maps (N, H, W)."""
+        return cls(float(np.quantile(maps, COLD)), map_threshold(maps, config))
+
+
+def heat(maps: Maps, scale: HeatScale) -> npt.NDArray[np.float32]:
+    """Anomaly maps to [0, 1] on a logarithmic scale: 0 up to what is cold, 0.5 at the threshold.
+
+    As far above the threshold as it is above what is cold, it is 1. A product of distances spans
+    decades, of which a linear scale shows one spot; a sum lies within one.
     """
-    ratio = np.maximum(maps, np.finfo(np.float32).tiny) / max(threshold, 1e-30)
-    return np.clip(0.5 + 0.5 * np.log10(ratio), 0, 1).astype(np.float32)
+    threshold = max(scale.threshold, 1e-30)
+    cold = np.clip(scale.cold, 1e-4 * threshold, threshold / 2)
+    ratio = np.maximum(maps, np.finfo(np.float32).tiny) / threshold
+    share = 0.5 - 0.5 * np.log(ratio) / np.log(cold / threshold)
+    heats: npt.NDArray[np.float32] = np.clip(share, 0, 1).astype(np.float32)
+    return heats
 
 
 def overlay(image: npt.NDArray[np.uint8], heat_map: npt.NDArray[np.float32]) -> Pixels:
@@ -108,32 +133,29 @@ def draw_hardest(
     labels: npt.NDArray[np.bool_],
     names: Sequence[str],
     threshold: float,
-    map_threshold: float,
+    scale: HeatScale,
 ) -> Image.Image:
-    """The five test images that were judged worst: ground truth above, heatmap below.
-
-    map_threshold: as `scoring.map_threshold` gives it.
-    """
+    """The five test images that were judged worst: ground truth above, heatmap below."""
     chosen = hardest(labels, scored.scores, SHOWN)
-    heats = heat(scored.maps[chosen], map_threshold)
+    heats = heat(scored.maps[chosen], scale)
     # Small inputs are shown enlarged: the lines of text below need the room.
-    scale = max(1, SIDE // pixels.shape[1])
-    side = scale * pixels.shape[1]
+    times = max(1, SIDE // pixels.shape[1])
+    side = times * pixels.shape[1]
     width = len(chosen) * (side + MARGIN) + MARGIN
     sheet = Image.new("RGB", (width, 2 * side + 3 * MARGIN + 2 * LINE), BACKGROUND)
     draw, font = ImageDraw.Draw(sheet), ImageFont.load_default(13)
     for column, index in enumerate(chosen):
         left = MARGIN + column * (side + MARGIN)
-        image = _enlarge(np.asarray(pixels[index]), scale)
+        image = _enlarge(np.asarray(pixels[index]), times)
         is_called_defective = scored.scores[index] > threshold
         is_right = is_called_defective == labels[index]
         verdict = "called defective" if is_called_defective else "called good"
         draw.text((left, MARGIN // 2), names[index], INK, font)
         sheet.paste(
-            Image.fromarray(outline(image, _enlarge(masks[index], scale))), (left, LINE + MARGIN)
+            Image.fromarray(outline(image, _enlarge(masks[index], times))), (left, LINE + MARGIN)
         )
         sheet.paste(
-            Image.fromarray(overlay(image, _enlarge(heats[column], scale))),
+            Image.fromarray(overlay(image, _enlarge(heats[column], times))),
             (left, LINE + 2 * MARGIN + side),
         )
         draw.text(
@@ -145,5 +167,5 @@ def draw_hardest(
     return sheet
 
 
-def _enlarge(array: npt.NDArray[Value], scale: int) -> npt.NDArray[Value]:
-    return array.repeat(scale, axis=0).repeat(scale, axis=1)
+def _enlarge(array: npt.NDArray[Value], times: int) -> npt.NDArray[Value]:
+    return array.repeat(times, axis=0).repeat(times, axis=1)

@@ -1,6 +1,6 @@
-"""Anomaly maps and image scores."""
+"""What anomaly maps, image scores and thresholds are: from features alone, without a network."""
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -9,26 +9,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from etstpm.calibration import (
-    UNCALIBRATED,
-    Calibration,
-    Moments,
-    add_up,
-    distances,
-    fit_quantiles,
-    fit_whitening,
-    measure,
-)
-from etstpm.compute import Compute
+from etstpm.calibration import Calibration, distances
 from etstpm.config import ScoringConfig
-from etstpm.images import Pixels, normalise
-from etstpm.networks import FeaturePyramid, Pyramid, normalise_features
-from etstpm.progress import Bar
-from etstpm.splits import Indices, batches
-from etstpm.students import Student, answer
-
-FOLDS = 10
-"""Parts of the held-out good images, each scored by the calibration of the others."""
+from etstpm.networks import Pyramid, normalise_features
 
 Maps = npt.NDArray[np.float32]
 """Anomaly maps (N, H, W), float32, at least 0; products of distances can be as small as 1e-12."""
@@ -133,41 +116,6 @@ class ResizedMaps:
         return resize_map(self.maps[index], *self.sizes[index])
 
 
-def score_images(
-    teacher: FeaturePyramid,
-    student: Student,
-    pixels: Pixels,
-    config: ScoringConfig,
-    *,
-    compute: Compute,
-    name: str,
-    calibration: Calibration = UNCALIBRATED,
-) -> ScoredImages:
-    """Score images (N, H, W, 3) uint8 with a frozen teacher and a trained student."""
-    maps = np.empty(pixels.shape[:3], np.float32)
-    scores = np.empty(len(pixels), np.float64)
-    for batch, errors in _errors(teacher, student, pixels, config, compute=compute, name=name):
-        scored = score_errors(errors, pixels.shape[1], config, calibration)
-        maps[batch], scores[batch] = (values.cpu().numpy() for values in scored)
-    return ScoredImages(maps, scores)
-
-
-def score_batch(
-    teacher: FeaturePyramid,
-    student: Student,
-    pixels: Pixels,
-    config: ScoringConfig,
-    *,
-    compute: Compute,
-    calibration: Calibration,
-) -> ScoredImages:
-    """The same of one batch, as it comes: both networks are on the device already."""
-    with torch.inference_mode():
-        errors = batch_errors(teacher, student, normalise(pixels, compute.device), compute)
-        maps, scores = score_errors(errors, pixels.shape[1], config, calibration)
-    return ScoredImages(maps.cpu().numpy(), scores.cpu().double().numpy())
-
-
 def score_errors(
     errors: Pyramid, size: int, config: ScoringConfig, calibration: Calibration
 ) -> tuple[Tensor, Tensor]:
@@ -180,16 +128,6 @@ def score_errors(
     return maps, image_scores(judged, config.top_share)
 
 
-def batch_errors(
-    teacher: FeaturePyramid, student: Student, images: Tensor, compute: Compute
-) -> Pyramid:
-    """`feature_errors` of normalised images (N, 3, H, W)."""
-    with compute.autocast():
-        target = teacher(images)
-        output = answer(student, images, target)
-    return feature_errors(target, output)
-
-
 def feature_errors(target: Pyramid, output: Pyramid) -> Pyramid:
     """Student less teacher, both normalised here: three (N, C, H, W), float32."""
     layer1, layer2, layer3 = (
@@ -199,111 +137,6 @@ def feature_errors(target: Pyramid, output: Pyramid) -> Pyramid:
         )
     )
     return layer1, layer2, layer3
-
-
-def calibrate(
-    teacher: FeaturePyramid,
-    student: Student,
-    pixels: Pixels,
-    config: ScoringConfig,
-    *,
-    compute: Compute,
-    name: str,
-) -> Calibration:
-    """What the config asks for of good images (N, H, W, 3) uint8 that no network was trained on."""
-    numbers = np.arange(len(pixels))
-    errors = _errors_of(teacher, student, pixels, config, compute=compute, name=name)
-    moments = None if config.calibration == "none" else measure(errors(numbers))
-    return _calibration(errors, numbers, moments, config)
-
-
-def _calibration(
-    errors: Callable[[Indices], Iterator[Pyramid]],
-    numbers: Indices,
-    moments: Sequence[Moments] | None,
-    config: ScoringConfig,
-) -> Calibration:
-    """Of the images of these numbers; moments: of their errors, if they are called for."""
-    whitening = quantiles = None
-    if moments is not None:
-        whitening = fit_whitening(moments, is_diagonal=config.calibration == "variance")
-    if config.fusion == "quantile-sum":
-        quantiles = fit_quantiles(distances(batch, whitening) for batch in errors(numbers))
-    return Calibration(whitening, quantiles)
-
-
-def score_cross_fitted(
-    teacher: FeaturePyramid,
-    student: Student,
-    pixels: Pixels,
-    config: ScoringConfig,
-    *,
-    compute: Compute,
-    name: str,
-) -> ScoredImages:
-    """Score good images (N, H, W, 3) uint8 as new ones, each calibrated by the others alone.
-
-    By the calibration that they made themselves they would look more normal than any new image: a
-    threshold taken from such scores calls half of the good images defective. One image alone has
-    no others; then its own calibration is all there is.
-    Source: cross-fitting, as in Stone 1974 and the cross-conformal prediction of Vovk 2015.
-    """
-    numbers = np.arange(len(pixels))
-    count = min(FOLDS, len(pixels))
-    folds = [numbers[fold::count] for fold in range(count)]
-    errors = _errors_of(teacher, student, pixels, config, compute=compute, name=name)
-    parts = [] if config.calibration == "none" else [measure(errors(fold)) for fold in folds]
-    maps = np.empty(pixels.shape[:3], np.float32)
-    scores = np.empty(len(pixels), np.float64)
-    for number, mine in enumerate(folds):
-        others = np.setdiff1d(numbers, mine) if len(folds) > 1 else mine
-        rest = parts[:number] + parts[number + 1 :] or parts
-        calibration = _calibration(errors, others, add_up(rest) if rest else None, config)
-        scored = score_images(
-            *(teacher, student, pixels[mine], config),
-            compute=compute,
-            name=f"{name}: held-out",
-            calibration=calibration,
-        )
-        maps[mine], scores[mine] = scored.maps, scored.scores
-    return ScoredImages(maps, scores)
-
-
-def _errors_of(
-    teacher: FeaturePyramid,
-    student: Student,
-    pixels: Pixels,
-    config: ScoringConfig,
-    *,
-    compute: Compute,
-    name: str,
-) -> Callable[[Indices], Iterator[Pyramid]]:
-    """What computes the `batch_errors` of those of these images that are asked for."""
-
-    def errors(numbers: Indices) -> Iterator[Pyramid]:
-        chosen, label = pixels[numbers], f"{name}: calibrate"
-        run = _errors(teacher, student, chosen, config, compute=compute, name=label)
-        return (batch for _, batch in run)
-
-    return errors
-
-
-def _errors(
-    teacher: FeaturePyramid,
-    student: Student,
-    pixels: Pixels,
-    config: ScoringConfig,
-    *,
-    compute: Compute,
-    name: str,
-) -> Iterator[tuple[Indices, Pyramid]]:
-    """`batch_errors` of images (N, H, W, 3), batch by batch."""
-    teacher, student = teacher.to(compute.device), student.to(compute.device)
-    with Bar(name, len(pixels)) as bar, torch.inference_mode():
-        for batch in batches(np.arange(len(pixels)), config.batch_size):
-            images = normalise(pixels[batch], compute.device)
-            yield batch, batch_errors(teacher, student, images, compute)
-            bar.advance(len(batch))
 
 
 def decision_threshold(good_scores: npt.NDArray[np.float64], false_alarm_rate: float) -> float:

@@ -15,8 +15,10 @@ from etstpm.config import Config
 from etstpm.errors import ConfigError, StorageError
 from etstpm.images import Pixels
 from etstpm.networks import FeaturePyramid
+from etstpm.pictures import HeatScale
 from etstpm.runs import read_run
-from etstpm.scoring import ScoredImages, score_batch
+from etstpm.scorer import Scorer
+from etstpm.scoring import ScoredImages
 from etstpm.storage import Artifact, Store
 from etstpm.students import Student
 
@@ -52,9 +54,11 @@ class Detector:
         return float(self.scores.card["metrics"]["threshold"])
 
     @property
-    def map_threshold(self) -> float:
-        """The same on the scale of the anomaly maps, for pictures."""
-        return float(self.scores.card["metrics"]["map_threshold"])
+    def heat_scale(self) -> HeatScale:
+        """Which values of its maps are cold and which are hot, for pictures."""
+        metrics = self.scores.card["metrics"]
+        threshold = metrics["map_threshold"]
+        return HeatScale(metrics.get("map_cold", threshold / 10), threshold)  # older runs have none
 
     @property
     def held_out_scores(self) -> npt.NDArray[np.float64]:
@@ -71,14 +75,8 @@ class Detector:
 
         The same batch gives the pipeline's scores to the bit, on the same kind of machine.
         """
-        return score_batch(
-            self.teacher,
-            self.student,
-            pixels,
-            self.config.scoring,
-            compute=self.compute,
-            calibration=self.calibration,
-        )
+        scorer = Scorer(self.teacher, self.student, self.config.scoring, self.compute)
+        return scorer.score_batch(pixels, self.calibration)
 
 
 def load_detector(

@@ -255,7 +255,7 @@ def _put_heatmaps(
 ) -> None:
     """`heatmaps/<SHA-256 of the image file>.png`: the table has it, and no name can be hostile."""
     whole = [row for row in rows if row["fault"] is None]
-    heats = heat(scored.maps, detector.map_threshold)
+    heats = heat(scored.maps, detector.heat_scale)
     for row, image, hot in zip(whole, pixels, heats, strict=True):
         if heatmaps == "all" or row["predicted"]:
             content = BytesIO()

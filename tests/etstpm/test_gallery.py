@@ -10,7 +10,7 @@ from PIL import Image
 
 from etstpm import gallery
 from etstpm.gallery import BYTES, SHOWN, SHOWN_OF_TYPE, thumbnail_table
-from etstpm.pictures import TRUTH, hardest, overlay, tint
+from etstpm.pictures import TRUTH, HeatScale, hardest, overlay, tint
 from etstpm.scoring import ScoredImages
 
 SIDE = 64
@@ -44,7 +44,7 @@ def draw(types: list[str], *, noise: bool = False, shape: tuple[int, int] = (90,
         for number, name in enumerate(types)
     ]
     scored = ScoredImages(maps, labels + rng.random(count))
-    table = thumbnail_table(pixels, masks, scored, rows=rows, map_threshold=1e-8)
+    table = thumbnail_table(pixels, masks, scored, rows=rows, scale=HeatScale(1e-9, 1e-8))
     return table.to_pylist(), labels, scored, rows
 
 

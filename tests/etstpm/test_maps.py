@@ -14,9 +14,11 @@ from PIL import Image
 
 from etstpm.config import MapsConfig
 from etstpm.maps import restore_map, save_maps
-from etstpm.pictures import colour, hardest, heat
+from etstpm.pictures import HeatScale, colour, hardest, heat
 from etstpm.scoring import ScoredImages
 from etstpm.tables import MAPS
+
+SCALE = HeatScale(1e-12, 1e-11)
 
 COUNT, SIDE = 12, 32
 
@@ -46,7 +48,7 @@ def labels() -> npt.NDArray[np.bool_]:
 
 
 def save(folder: Path, scored: ScoredImages, **options: Any) -> None:
-    save_maps(folder, scored, MapsConfig(**options), rows=manifest(), map_threshold=1e-11)
+    save_maps(folder, scored, MapsConfig(**options), rows=manifest(), scale=SCALE)
 
 
 def test_nothing_is_kept_unless_it_is_asked_for(tmp_path: Path, scored: ScoredImages) -> None:
@@ -90,7 +92,7 @@ def test_heatmaps_are_named_by_hash_and_coloured_as_pictures_are(
     ]
     with Image.open(tmp_path / files[2]) as image:
         drawn = np.asarray(image)
-    expected = colour(heat(scored.maps[order[2]], 1e-11)).round().astype(np.uint8)
+    expected = colour(heat(scored.maps[order[2]], SCALE)).round().astype(np.uint8)
     assert np.array_equal(drawn, expected)
 
 

@@ -4,7 +4,8 @@ import numpy as np
 import numpy.typing as npt
 import pytest
 
-from etstpm.pictures import TRUTH, colour, draw_hardest, hardest, heat, outline, overlay
+from etstpm.config import ScoringConfig
+from etstpm.pictures import TRUTH, HeatScale, colour, draw_hardest, hardest, heat, outline, overlay
 from etstpm.scoring import ScoredImages
 
 
@@ -22,13 +23,32 @@ def test_colours_get_lighter_with_every_step() -> None:
     assert np.array_equal(colour(np.array([-1.0, 2.0])), colour(np.array([0.0, 1.0])))
 
 
-def test_heat_is_half_at_the_threshold_and_clipped_a_decade_off() -> None:
+@pytest.mark.parametrize("share", [0.01, 0.4], ids=["a product's", "a sum's"])
+def test_heat_is_nought_where_it_is_cold_half_at_the_threshold_and_one_as_far_beyond(
+    share: float,
+) -> None:
     threshold = 2e-9
-    ratios = np.array([[0, 1e-3, 0.1, 10**-0.5, 1, 10**0.5, 10, 1e6]], np.float32)
-    found = heat((ratios * threshold).astype(np.float32), threshold)
+    ratios = np.array([[0, 1e-3, share, share**0.5, 1, share**-0.5, 1 / share, 1e6]])
+    scale = HeatScale(share * threshold, threshold)
+    found = heat((ratios * threshold).astype(np.float32), scale)
     assert found.dtype == np.float32
     assert np.allclose(found, [[0, 0, 0, 0.25, 0.5, 0.75, 1, 1]], atol=1e-6)
-    assert np.isfinite(heat(np.zeros((1, 2), np.float32), 0.0)).all()
+
+
+@pytest.mark.parametrize("cold", [0.0, 1.0, 7.0])
+@pytest.mark.parametrize("threshold", [0.0, 1.0])
+def test_good_images_without_spread_still_have_a_scale(cold: float, threshold: float) -> None:
+    found = heat(np.array([[0.0, threshold, 10]], np.float32), HeatScale(cold, threshold))
+    assert np.isfinite(found).all()
+    assert (np.diff(found) >= 0).all()
+
+
+def test_nine_of_ten_pixels_of_good_images_are_cold() -> None:
+    maps = np.geomspace(1, 1000, 100, dtype=np.float32).reshape(1, 10, 10)
+    config = ScoringConfig(top_share=0, image_layers=(1, 2, 3))
+    scale = HeatScale.of(maps, config)
+    assert scale.threshold == 1000
+    assert (heat(maps, scale) > 0).mean() == pytest.approx(0.1)
 
 
 def test_overlay_leaves_what_is_cold_and_covers_what_is_hot() -> None:
@@ -106,7 +126,7 @@ def test_a_sheet_shows_at_most_five_of_two_rows(size: int, count: int, label: bo
         labels=labels,
         names=names,
         threshold=5e-10,
-        map_threshold=5e-10,
+        scale=HeatScale(5e-11, 5e-10),
     )
     side = max(1, 256 // size) * size
     assert sheet.mode == "RGB"

@@ -13,17 +13,14 @@ from etstpm.config import ScoringConfig
 from etstpm.images import Pixels, normalise
 from etstpm.matching import distance_maps
 from etstpm.networks import FeaturePyramid, Pyramid, freeze, normalise_features, random_pyramid
+from etstpm.scorer import FOLDS, Scorer
 from etstpm.scoring import (
-    FOLDS,
     ScoredImages,
     anomaly_maps,
-    calibrate,
     decision_threshold,
     image_scores,
     map_threshold,
     resize_map,
-    score_cross_fitted,
-    score_images,
 )
 
 CPU = Compute(torch.device("cpu"), torch.float32)
@@ -169,7 +166,7 @@ def score(
     networks: tuple[FeaturePyramid, FeaturePyramid], images: Pixels, batch_size: int = 16
 ) -> ScoredImages:
     config = ScoringConfig(batch_size=batch_size, image_layers=(1, 2, 3), top_share=0)
-    return score_images(*networks, images, config, compute=CPU, name="bottle")
+    return Scorer(*networks, config, CPU).score(images)
 
 
 def test_batches_do_not_matter_and_order_is_kept(
@@ -228,7 +225,7 @@ def test_calibration_gives_what_the_config_asks_for(
 
     def calibrated(**changes: object) -> Calibration:
         config = ScoringConfig.model_validate({"batch_size": 2, **changes})
-        return calibrate(*networks, images, config, compute=CPU, name="bottle")
+        return Scorer(*networks, config, CPU).calibrate(images)
 
     assert calibrated(calibration="none") == Calibration()
     with torch.no_grad():
@@ -253,11 +250,9 @@ def test_an_image_unlike_the_calibrations_stands_out_more_than_without(
 ) -> None:
     images, config = draw_images(4), ScoringConfig()
     images[3] = 255 - images[3] // 4
-    calibration = calibrate(*networks, images[:2], config, compute=CPU, name="bottle")
-    calibrated, plain = (
-        score_images(*networks, images, config, compute=CPU, name="bottle", calibration=given)
-        for given in (calibration, Calibration())
-    )
+    scorer = Scorer(*networks, config, CPU)
+    calibration = scorer.calibrate(images[:2])
+    calibrated, plain = scorer.score(images, calibration), scorer.score(images)
     ratios = [scored.scores[3] / scored.scores[:3].max() for scored in (calibrated, plain)]
     assert ratios[0] > 2 * ratios[1]
 
@@ -269,7 +264,7 @@ def test_image_scores_come_from_the_image_layers_and_maps_from_theirs(
 
     def scored(**changes: object) -> ScoredImages:
         config = ScoringConfig.model_validate(changes)
-        return score_images(*networks, images, config, compute=CPU, name="bottle")
+        return Scorer(*networks, config, CPU).score(images)
 
     both = scored(image_layers=(3, 2), top_share=0)
     alike = scored(image_layers=(1, 2, 3), top_share=0)
@@ -285,7 +280,7 @@ def test_maps_have_the_images_threshold_where_both_are_of_the_same_layers(
     images = draw_images(5)
     for layers in ((1, 2, 3), (2, 3)):
         config = ScoringConfig.model_validate({"image_layers": layers, "false_alarm_rate": 0.2})
-        scored = score_images(*networks, images, config, compute=CPU, name="bottle")
+        scored = Scorer(*networks, config, CPU).score(images)
         of_images = decision_threshold(scored.scores, 0.2)
         is_same = map_threshold(scored.maps, config) == pytest.approx(of_images, rel=1e-6)
         assert is_same == (layers == config.map_layers)
@@ -296,16 +291,14 @@ def test_held_out_scores_are_those_of_new_images() -> None:
     pixels = np.random.default_rng(0).integers(0, 256, (60, SIZE, SIZE, 3), np.uint8)
     held_out, new = pixels[:12], pixels[12:]
     networks = freeze(random_pyramid(0)), freeze(random_pyramid(1))
-    config = ScoringConfig()
-    calibration = calibrate(*networks, held_out, config, compute=CPU, name="")
+    scorer = Scorer(*networks, ScoringConfig(), CPU)
+    calibration, cross_fitted = scorer.cross_fit(held_out)
 
     def false_alarms(good_scores: Array) -> float:
-        scored = score_images(*networks, new, config, compute=CPU, name="", calibration=calibration)
-        threshold = decision_threshold(good_scores, config.false_alarm_rate)
-        return float(np.mean(scored.scores > threshold))
+        threshold = decision_threshold(good_scores, scorer.config.false_alarm_rate)
+        return float(np.mean(scorer.score(new, calibration).scores > threshold))
 
-    own = score_images(*networks, held_out, config, compute=CPU, name="", calibration=calibration)
-    cross_fitted = score_cross_fitted(*networks, held_out, config, compute=CPU, name="")
+    own = scorer.score(held_out, calibration)
     assert cross_fitted.maps.shape == own.maps.shape
     assert false_alarms(own.scores) > 0.9
     assert false_alarms(cross_fitted.scores) < 0.2
@@ -317,13 +310,13 @@ def test_cross_fitting_is_the_calibration_of_all_others(calibration: str, fusion
     pixels = np.random.default_rng(0).integers(0, 256, (13, SIZE, SIZE, 3), np.uint8)
     networks = freeze(random_pyramid(0)), freeze(random_pyramid(1))
     config = ScoringConfig.model_validate({"calibration": calibration, "fusion": fusion})
-    found = score_cross_fitted(*networks, pixels, config, compute=CPU, name="")
+    scorer = Scorer(*networks, config, CPU)
+    whole, found = scorer.cross_fit(pixels)
+    expected = scorer.score(pixels, scorer.calibrate(pixels))
+    assert np.allclose(scorer.score(pixels, whole).maps, expected.maps, rtol=1e-3, atol=1e-3)
     for fold in (0, 7):
         mine = np.arange(13) % FOLDS == fold
-        others = calibrate(*networks, pixels[~mine], config, compute=CPU, name="")
-        expected = score_images(
-            *(*networks, pixels[mine], config), compute=CPU, name="", calibration=others
-        )
+        expected = scorer.score(pixels[mine], scorer.calibrate(pixels[~mine]))
         assert np.allclose(found.scores[mine], expected.scores, rtol=1e-3, atol=1e-4)
         assert np.allclose(found.maps[mine], expected.maps, rtol=1e-3, atol=1e-4)
 
@@ -332,9 +325,10 @@ def test_without_calibration_cross_fitting_changes_nothing_and_one_image_is_enou
     pixels = np.random.default_rng(0).integers(0, 256, (5, SIZE, SIZE, 3), np.uint8)
     networks = freeze(random_pyramid(0)), freeze(random_pyramid(1))
     config = ScoringConfig(calibration="none", batch_size=1)
-    expected = score_images(*networks, pixels, config, compute=CPU, name="")
-    found = score_cross_fitted(*networks, pixels, config, compute=CPU, name="")
+    expected = Scorer(*networks, config, CPU).score(pixels)
+    calibration, found = Scorer(*networks, config, CPU).cross_fit(pixels)
+    assert calibration == Calibration()
     assert np.array_equal(found.scores, expected.scores)
     assert np.array_equal(found.maps, expected.maps)
-    alone = score_cross_fitted(*networks, pixels[:1], ScoringConfig(), compute=CPU, name="")
+    _, alone = Scorer(*networks, ScoringConfig(), CPU).cross_fit(pixels[:1])
     assert np.isfinite(alone.scores).all()

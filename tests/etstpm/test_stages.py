@@ -28,7 +28,8 @@ from etstpm.inputs import is_sample, own_mask, proven_weights
 from etstpm.metrics import image_metrics, pixel_metrics
 from etstpm.networks import FORMULA_FILE, FORMULA_SHA256
 from etstpm.sample import CATEGORIES, MARKER
-from etstpm.scoring import ResizedMaps, resize_map, score_images
+from etstpm.scorer import Scorer
+from etstpm.scoring import ResizedMaps, resize_map
 from etstpm.settings import settings
 from etstpm.storage import Store
 from tests.etstpm.stage_runs import cards_of
@@ -215,14 +216,9 @@ def test_pixels_are_judged_at_the_students_size_and_at_each_images_own(
     pixels = load_pixels(
         "again", image_files(dataset, manifest, CATEGORY, "test"), 64, tmp_path / "other-cache"
     )
-    maps = score_images(
-        load_teacher(Store(config.store), keys.teacher),
-        load_student(Store(config.store), keys.student),
-        pixels,
-        config.scoring,
-        compute=choose_compute(config),
-        name="again",
-    ).maps
+    store = Store(config.store)
+    networks = load_teacher(store, keys.teacher), load_student(store, keys.student)
+    maps = Scorer(*networks, config.scoring, choose_compute(config)).score(pixels).maps
     own_maps = [resize_map(m, *mask.shape) for m, mask in zip(maps, masks, strict=True)]
     assert found["mvtec-official"]["pixel"] == pixel_metrics(masks, own_maps)
     small_masks = [resize_mask(mask, 64) for mask in masks]
@@ -237,14 +233,11 @@ def test_the_papers_protocol_stays_at_256(drawn: Path, tmp_path: Path) -> None:
     keys = run(config)
     found = Store(config.store).get(keys.scores).card["metrics"]["values"]["paper-256"]["pixel"]
     manifest = pq.read_table(Path(config.store) / keys.dataset / "manifest.parquet")
-    maps = score_images(
-        load_teacher(Store(config.store), keys.teacher),
-        load_student(Store(config.store), keys.student),
-        load_pixels("t", image_files(drawn, manifest, CATEGORY, "test"), 288, tmp_path / "again"),
-        config.scoring,
-        compute=choose_compute(config),
-        name="again",
-    ).maps
+    files = image_files(drawn, manifest, CATEGORY, "test")
+    pixels = load_pixels("t", files, 288, tmp_path / "again")
+    store = Store(config.store)
+    networks = load_teacher(store, keys.teacher), load_student(store, keys.student)
+    maps = Scorer(*networks, config.scoring, choose_compute(config)).score(pixels).maps
     assert maps.shape[1:] == (288, 288)
     masks = [resize_mask(own_mask(drawn, row), 256) for row in rows_of(manifest, CATEGORY, "test")]
     assert found == pixel_metrics(masks, ResizedMaps(maps, [(256, 256)] * len(maps)))

@@ -6,11 +6,11 @@ import torch
 from torch import Tensor
 
 from etstpm.compute import Compute
-from etstpm.config import Config
+from etstpm.config import Config, ScoringConfig
 from etstpm.errors import ConfigError
 from etstpm.networks import FeaturePyramid, Pyramid, freeze, random_pyramid
 from etstpm.reverse import ReverseStudent
-from etstpm.scoring import batch_errors
+from etstpm.scorer import Scorer
 from etstpm.students import answer, random_student, restore_student
 
 CPU = Compute(torch.device("cpu"), torch.float32)
@@ -94,7 +94,7 @@ def test_one_kind_gets_the_image_and_the_other_what_is_taught() -> None:
     for student, expected in ((forward, forward(images)), (reverse, reverse(taught))):
         found = answer(student, images, taught)
         assert all(torch.equal(a, b) for a, b in zip(found, expected, strict=True))
-        errors = batch_errors(teacher, student, images, CPU)
+        errors = Scorer(teacher, student, ScoringConfig(), CPU).errors(images)
         assert [error.shape for error in errors] == [layer.shape for layer in taught]
 
 

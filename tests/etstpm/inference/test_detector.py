@@ -10,6 +10,7 @@ from etstpm.compute import choose_compute
 from etstpm.config import Config
 from etstpm.errors import EtstpmError, ResultsError, StorageError
 from etstpm.inference.detector import load_detector
+from etstpm.pictures import HeatScale
 from etstpm.storage import Store
 from etstpm.storage.artifact import seal
 from tests.trained import CATEGORY, FAILED, Published
@@ -31,7 +32,8 @@ def test_a_detector_is_what_its_run_has_published(published: Published) -> None:
     card = store.get(published.scores).card
     assert detector.keys == (card["teacher"], card["student"])
     assert detector.threshold == card["metrics"]["threshold"]
-    assert detector.map_threshold == card["metrics"]["map_threshold"]
+    scale = HeatScale(card["metrics"]["map_cold"], card["metrics"]["map_threshold"])
+    assert detector.heat_scale == scale
     assert detector.held_out_scores.tolist() == card["metrics"]["held_out_scores"]
     assert detector.size == 64
     assert not any(p.requires_grad for p in detector.student.parameters())
