@@ -7,6 +7,7 @@ channels, in which it always errs says little; the same error where it never err
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from functools import reduce
+from operator import add
 from pathlib import Path
 
 import numpy as np
@@ -18,6 +19,9 @@ from etstpm.networks import Pyramid
 
 SHRINKAGE = 0.01
 """Share of the mean variance added to each: a few held-out images do not span every direction."""
+
+BORDER = (8, 4, 2)
+"""Places along the border of each layer's features that are levelled: 32 pixels of the image."""
 
 QUANTILES = (0.9, 0.995)
 """Of good images' distances; they become 0 and 0.1 (Batzner et al. 2024, EfficientAD)."""
@@ -31,15 +35,21 @@ class Whitening:
     """(C,)"""
     matrix: Tensor
     """(C, C): an error e becomes (e - mean) @ matrix."""
+    border: Tensor
+    """(D,): what distances at the border, a place from it, and so on are divided by, 1 or more."""
 
     def distances(self, errors: Tensor) -> Tensor:
         """Squared Mahalanobis distances over C: (N, C, H, W) to (N, H, W), on good images about 1.
 
         Source: Rippel et al. 2020 and Defard et al. 2021 (PaDiM) measure features so; here it is
-        the student's error, and one distribution for all locations.
+        the student's error, and one distribution for all locations but those at the border.
         """
         centred = errors.permute(0, 2, 3, 1) - self.mean
-        return (centred @ self.matrix).square().mean(-1)
+        found = (centred @ self.matrix).square().mean(-1)
+        depth = len(self.border)
+        inside = self.border.new_ones(1)
+        ring = to_border(*found.shape[1:]).clamp(max=depth).to(found.device)
+        return found / torch.cat([self.border, inside])[ring]
 
 
 @dataclass(frozen=True)
@@ -52,7 +62,7 @@ class Calibration:
     """Of each layer's distances, at `QUANTILES`."""
 
     def save(self, path: Path) -> None:
-        """Write a safetensors file: `layerN.mean`, `layerN.matrix`, `quantiles`, to the last bit.
+        """Write a safetensors file: `layerN.mean`, `.matrix`, `.border`, `quantiles`, to the bit.
 
         A part that is None has no tensor in it.
         """
@@ -60,6 +70,7 @@ class Calibration:
         for number, layer in enumerate(self.whitening or (), 1):
             tensors[f"layer{number}.mean"] = layer.mean.cpu().contiguous()
             tensors[f"layer{number}.matrix"] = layer.matrix.cpu().contiguous()
+            tensors[f"layer{number}.border"] = layer.border.cpu()
         if self.quantiles is not None:
             tensors["quantiles"] = torch.tensor(self.quantiles, dtype=torch.float64)
         save_file(tensors, path)
@@ -69,7 +80,11 @@ class Calibration:
         """What `save` has written, on the device that scores."""
         tensors = load_file(path, device=str(device))
         whitening = [
-            Whitening(tensors[f"layer{number}.mean"], tensors[f"layer{number}.matrix"])
+            Whitening(
+                tensors[f"layer{number}.mean"],
+                tensors[f"layer{number}.matrix"],
+                tensors.get(f"layer{number}.border", torch.ones(0, device=device)),
+            )
             for number in (1, 2, 3)
             if f"layer{number}.mean" in tensors
         ]
@@ -97,48 +112,87 @@ def distances(errors: Pyramid, whitening: Sequence[Whitening] | None) -> Pyramid
 
 @dataclass(frozen=True)
 class Moments:
-    """Of one layer's errors over some images and all locations; those of more images add up."""
+    """Of errors over some images and places; those of more add up."""
 
     count: int
     total: Tensor
     """(C,) float64"""
     products: Tensor
-    """(C, C) float64: the sum of each location's outer product."""
+    """(C, C) float64: the sum of each place's outer product."""
 
     def __add__(self, other: "Moments") -> "Moments":
         return Moments(
             self.count + other.count, self.total + other.total, self.products + other.products
         )
 
+    def distance(self, mean: Tensor, matrix: Tensor) -> float:
+        """Their mean squared Mahalanobis distance over C: no place need be looked at again."""
+        outer = torch.outer(mean, self.total)
+        centred = self.products - outer - outer.T + self.count * torch.outer(mean, mean)
+        return float((centred @ matrix * matrix).sum()) / (self.count * len(mean))
 
-def measure(batches: Iterable[Pyramid]) -> list[Moments]:
+
+Parts = list[list[Moments]]
+"""Of each layer and, in it, each of its `zones`: the border's, one place further in, and so on."""
+
+
+def measure(batches: Iterable[Pyramid]) -> Parts:
     """Each layer's moments over batches of errors (N, C, H, W), one at least, in one pass."""
     return add_up(
-        [_moments(error.permute(0, 2, 3, 1).flatten(0, 2).double()) for error in errors]
+        [_moments(error, depth) for error, depth in zip(errors, BORDER, strict=True)]
         for errors in batches
     )
 
 
-def add_up(parts: Iterable[list[Moments]]) -> list[Moments]:
-    """Layer by layer; of many parts two are in memory."""
+def add_up(parts: Iterable[Parts]) -> Parts:
+    """Layer by layer and zone by zone; of many parts two are in memory."""
     return reduce(_add, parts)
 
 
-def _add(one: list[Moments], other: list[Moments]) -> list[Moments]:
-    return [mine + yours for mine, yours in zip(one, other, strict=True)]
+def _add(one: Parts, other: Parts) -> Parts:
+    return [
+        [mine + yours for mine, yours in zip(*layers, strict=True)]
+        for layers in zip(one, other, strict=True)
+    ]
 
 
-def _moments(rows: Tensor) -> Moments:
-    return Moments(len(rows), rows.sum(0), rows.T @ rows)
+def _moments(errors: Tensor, depth: int) -> list[Moments]:
+    height, width = errors.shape[2:]
+    depth = min(depth, height // 4, width // 4)  # of small layers the inside must be left
+    zone_of = zones(height, width, depth).to(errors.device)
+    by_place = errors.permute(0, 2, 3, 1)
+    rows_of_zones = (
+        by_place[:, zone_of == zone].flatten(0, 1).double() for zone in range(depth + 2)
+    )
+    return [Moments(len(rows), rows.sum(0), rows.T @ rows) for rows in rows_of_zones]
 
 
-def fit_whitening(layers: Iterable[Moments], *, is_diagonal: bool) -> list[Whitening]:
+def to_border(height: int, width: int) -> Tensor:
+    """(H, W) int64: how many places lie between each place and the border nearest to it."""
+    rows, columns = torch.arange(height), torch.arange(width)
+    rows, columns = torch.minimum(rows, rows.flip(0)), torch.minimum(columns, columns.flip(0))
+    return torch.minimum(rows[:, None], columns)
+
+
+def zones(height: int, width: int, depth: int) -> Tensor:
+    """(H, W) int64: 0 at the border, 1 a place from it, to D - 1; D as deep again; then D + 1."""
+    distance = to_border(height, width)
+    further = torch.where(distance < 2 * depth, depth, depth + 1)
+    return torch.where(distance < depth, distance, further)
+
+
+def fit_whitening(
+    layers: Iterable[Sequence[Moments]], *, is_diagonal: bool, is_levelled: bool
+) -> list[Whitening]:
     """By the mean and covariance of each layer's errors.
 
-    is_diagonal: variances alone, each channel by itself.
+    is_diagonal: variances alone, each channel by itself. is_levelled: distances at the border are
+    divided by what they exceed those further inside by, which the padding of the convolutions does
+    and no defect.
     """
     whitening = []
-    for moments in layers:
+    for parts in layers:
+        moments = reduce(add, parts)
         mean = moments.total / moments.count
         covariance = moments.products / moments.count - torch.outer(mean, mean)
         if is_diagonal:
@@ -148,9 +202,22 @@ def fit_whitening(layers: Iterable[Moments], *, is_diagonal: bool) -> list[White
         covariance = covariance + floor * torch.eye(len(mean), device=mean.device)
         # L L' is the precision, so that |(e - mean) L|^2 is the Mahalanobis distance.
         matrix = torch.linalg.cholesky(torch.linalg.inv(covariance))
+        border = _excess(parts, mean, matrix) if is_levelled else mean.new_ones(0)
         # Row-major, as a file gives it back: a product's last bits go by the layout too.
-        whitening.append(Whitening(mean.float(), matrix.float().contiguous()))
+        whitening.append(Whitening(mean.float(), matrix.float().contiguous(), border.float()))
     return whitening
+
+
+def _excess(parts: Sequence[Moments], mean: Tensor, matrix: Tensor) -> Tensor:
+    """How many times as far off places at the border are as those further inside: (D,), 1 at least.
+
+    The last two parts are those further inside, as deep as the border, and all the rest.
+    """
+    *border, next_to_it, _ = parts
+    if not border:
+        return mean.new_ones(0)
+    usual = max(next_to_it.distance(mean, matrix), torch.finfo(torch.float64).tiny)
+    return mean.new_tensor([max(1.0, part.distance(mean, matrix) / usual) for part in border])
 
 
 def fit_quantiles(batches: Iterable[Pyramid]) -> list[tuple[float, float]]:

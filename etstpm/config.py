@@ -187,7 +187,7 @@ class StudentConfig(Section):
         "0: none. 'forward' has none.",
     )
     epochs: PositiveInt = Field(16, description="Passes over the category's training images.")
-    batch_size: PositiveInt = Field(4, description="Images a step.")
+    batch_size: PositiveInt = Field(8, description="Images a step.")
     loss: Literal["l2", "l1-cosine"] = Field(
         "l2",
         description="'l2': half the squared distance of the normalised features (Wang et al. "
@@ -256,6 +256,11 @@ class ScoringConfig(Section):
         description="What a student's error is measured against. 'none': half its square (Wang et "
         "al. 2021). 'covariance': what is normal on held-out good images, so that it is a "
         "Mahalanobis distance (as Rippel et al. 2020 of features); 'variance': channel by channel.",
+    )
+    level_border: bool = Field(
+        True,
+        description="Calibrate the 32 pixels along the border by themselves: where errors on "
+        "held-out good images are larger than further inside, they count as many times less.",
     )
     fusion: Literal["product", "sum", "quantile-sum"] = Field(
         "sum",

@@ -10,7 +10,7 @@ from torch import Tensor
 from etstpm.calibration import (
     UNCALIBRATED,
     Calibration,
-    Moments,
+    Parts,
     add_up,
     distances,
     fit_quantiles,
@@ -97,7 +97,7 @@ class Scorer:
             maps[batch], scores[batch] = (values.cpu().numpy() for values in scored)
         return ScoredImages(maps, scores)
 
-    def _measure(self, good: Pixels, parts: Sequence[Indices]) -> list[list[Moments]]:
+    def _measure(self, good: Pixels, parts: Sequence[Indices]) -> list[Parts]:
         """Of each part of the images, their errors' moments, if they are called for."""
         if self.config.calibration == "none":
             return []
@@ -106,12 +106,15 @@ class Scorer:
             for part in parts
         ]
 
-    def _fit(self, good: Pixels, parts: Sequence[list[Moments]]) -> Calibration:
+    def _fit(self, good: Pixels, parts: Sequence[Parts]) -> Calibration:
         """Of images whose moments, if they are called for, are those of all the parts."""
         whitening = quantiles = None
         if parts:
-            is_diagonal = self.config.calibration == "variance"
-            whitening = fit_whitening(add_up(parts), is_diagonal=is_diagonal)
+            whitening = fit_whitening(
+                add_up(parts),
+                is_diagonal=self.config.calibration == "variance",
+                is_levelled=self.config.level_border,
+            )
         if self.config.fusion == "quantile-sum":
             errors = (batch for _, batch in self._batches(good, "quantiles"))
             quantiles = fit_quantiles(distances(batch, whitening) for batch in errors)

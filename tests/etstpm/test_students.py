@@ -7,6 +7,7 @@ from torch import Tensor
 
 from etstpm.compute import Compute
 from etstpm.config import Config, ScoringConfig
+from etstpm.distillation import jitter
 from etstpm.errors import ConfigError
 from etstpm.networks import FeaturePyramid, Pyramid, freeze, random_pyramid
 from etstpm.reverse import ReverseStudent
@@ -96,6 +97,24 @@ def test_one_kind_gets_the_image_and_the_other_what_is_taught() -> None:
         assert all(torch.equal(a, b) for a, b in zip(found, expected, strict=True))
         errors = Scorer(teacher, student, ScoringConfig(), CPU).errors(images)
         assert [error.shape for error in errors] == [layer.shape for layer in taught]
+
+
+def test_noise_has_the_length_that_is_asked_for_and_its_seed_alone_decides_it() -> None:
+    def noisy(seed: int) -> Pyramid:
+        return jitter(
+            taught,  # type: ignore[arg-type]
+            0.3,
+            torch.Generator().manual_seed(seed),
+        )
+
+    taught = tuple(layer.to(memory_format=torch.channels_last) for layer in features_of(64))
+    for before, after, again, other in zip(taught, noisy(1), noisy(1), noisy(2), strict=True):
+        difference = after - before
+        assert difference.norm(dim=1).mean().item() == pytest.approx(0.3, rel=0.02)
+        assert difference.mean((0, 2, 3)).norm().item() < 0.1
+        assert torch.equal(after, again)
+        assert not torch.equal(after, other)
+        assert after.is_contiguous(memory_format=torch.channels_last)
 
 
 def test_an_image_too_small_for_the_neck_is_refused_before_anything_starts() -> None:
