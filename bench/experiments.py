@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Literal, Self, TypeVar
 
-from pydantic import Field, ValidationError, model_validator
+from pydantic import Field, ValidationError, field_validator, model_validator
 
 from etstpm.cards import VERSIONS
 from etstpm.config import Config, Fraction, PositiveInt, Section, digest_of
@@ -24,12 +24,17 @@ PLACES = ("dataset.root", "dataset.categories", "store", "seed")
 
 
 class Experiment(Section):
-    """A row: a preset and what is changed in it."""
+    """A row: a preset and what is changed in it.
+
+    base: an earlier row whose preset and changes come before its own, and its reference unless it
+    names another.
+    """
 
     name: Name
     group: Line
     hypothesis: Line
     source: Line
+    base: str | None = None
     preset: str = "default"
     changes: tuple[str, ...] = ()
     reference: str | None = None
@@ -79,11 +84,21 @@ class Ablation(Section):
     experiment: Annotated[tuple[Experiment, ...], Field(min_length=1)]
     check: tuple[Check, ...] = ()
 
+    @field_validator("experiment")
+    @classmethod
+    def _build_on_bases(cls, rows: tuple[Experiment, ...]) -> tuple[Experiment, ...]:
+        built: dict[str, Experiment] = {}
+        for row in rows:
+            if row.base is not None and row.base not in built:
+                raise ValueError(f"experiment {row.name!r}: no row {row.base!r} before it")
+            if row.name in built:
+                raise ValueError(f"two experiments are named {row.name!r}")
+            built[row.name] = row if row.base is None else _on(built[row.base], row)
+        return tuple(built.values())
+
     @model_validator(mode="after")
     def _names_fit(self) -> Self:
         names = self.names()
-        if len(set(names)) < len(names):
-            raise ValueError(f"two experiments are named {max(names, key=names.count)!r}")
         named = [self.reference, *(row.reference for row in self.experiment if row.reference)]
         for name in [*named, *(check.experiment for check in self.check)]:
             if name not in names:
@@ -99,6 +114,15 @@ class Ablation(Section):
         row = next(row for row in self.experiment if row.name == name)
         reference = row.reference or self.reference
         return None if reference == name else reference
+
+
+def _on(base: Experiment, row: Experiment) -> Experiment:
+    inherited = {
+        "preset": base.preset,
+        "changes": base.changes + row.changes,
+        "reference": row.reference or base.name,
+    }
+    return row.model_copy(update=inherited)
 
 
 @dataclass(frozen=True)

@@ -75,6 +75,23 @@ def test_trials_are_in_turn_and_changed_as_their_row_says(tmp_path: Path) -> Non
     assert trials[4].config == default.model_copy(update={"seed": 1})
 
 
+def test_a_row_on_another_takes_its_changes_first_and_is_compared_with_it(tmp_path: Path) -> None:
+    row = """
+[[experiment]]
+name = "longer"
+group = "scoring"
+base = "summed"
+hypothesis = "h"
+source = "s"
+changes = ["student.epochs=20"]
+"""
+    ablation = load_ablation(written(tmp_path, TABLE + row))
+
+    assert ablation.reference_of("longer") == "summed"
+    config = trials_of(ablation, only=["longer"])[0].config
+    assert (config.scoring.fusion, config.student.epochs) == ("sum", 20)
+
+
 def test_a_choice_of_categories_leaves_the_config_as_it_is(tmp_path: Path) -> None:
     """A teacher that is tuned on all categories would be another one."""
     ablation = load_ablation(written(tmp_path, TABLE))
@@ -110,6 +127,7 @@ def test_keys_differ_by_category_seed_and_config_not_by_name(tmp_path: Path) -> 
         ('reference = "plain"', 'reference = "best"', "no experiment 'best'; there are plain"),
         ('name = "summed"', 'name = "plain"', "two experiments are named 'plain'"),
         ('name = "summed"', 'name = "a|b"', "experiment.1.name"),
+        ('group = "scoring"', 'base = "later"\ngroup = "s"', "no row 'later' before it"),
         ('group = "scoring"', 'kind = "scoring"', "experiment.1.kind"),
         ("seeds = [0]\n", '[[check]]\nexperiment = "plain"\nmeasure = "aupro"\n', "give one of"),
     ],
