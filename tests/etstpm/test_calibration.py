@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 import torch
 from scipy.spatial.distance import mahalanobis
+from sklearn.covariance import oas
 from torch import Tensor
 
 from etstpm.calibration import (
@@ -16,6 +17,7 @@ from etstpm.calibration import (
     fit_quantiles,
     fit_whitening,
     measure,
+    shrink,
     zones,
 )
 from etstpm.networks import Pyramid
@@ -44,10 +46,24 @@ def test_distances_are_scipys_mahalanobis_distances() -> None:
     for error, known, found in zip(seen, fitted, distances(seen, whitening), strict=True):
         rows = rows_of(known)
         covariance = np.cov(rows.T, bias=True)
-        covariance += SHRINKAGE * np.diag(covariance).mean() * np.eye(len(covariance))
+        share = max(SHRINKAGE, oas(rows)[1])
+        identity = np.diag(covariance).mean() * np.eye(len(covariance))
+        covariance = (1 - share) * covariance + share * identity
         precision, mean = np.linalg.inv(covariance), rows.mean(0)
         expected = [mahalanobis(row, mean, precision) ** 2 / len(mean) for row in rows_of(error)]
         assert np.allclose(found.flatten().numpy(), expected, rtol=1e-3)
+
+
+@pytest.mark.parametrize("count", [2, 9, 60, 4000])
+def test_shrinkage_is_scikit_learns_but_for_its_least_share(count: int) -> None:
+    rows = np.random.default_rng(count).normal(size=(count, 12)) * np.geomspace(0.01, 3, 12)
+    expected, share = oas(rows)
+    found = shrink(torch.from_numpy(np.cov(rows.T, bias=True)), count).numpy()
+    if share < SHRINKAGE:
+        expected = (1 - SHRINKAGE) * np.cov(rows.T, bias=True)
+        expected += SHRINKAGE * np.diag(np.full(12, rows.var(0).mean()))
+    assert np.allclose(found, expected, rtol=1e-6)
+    assert (share > SHRINKAGE) == (count < 60)
 
 
 def test_variance_weighs_each_channel_by_itself() -> None:
@@ -55,7 +71,8 @@ def test_variance_weighs_each_channel_by_itself() -> None:
     whitening = fit_whitening(measure([fitted]), is_diagonal=True, is_levelled=False)
     for error, known, found in zip(seen, fitted, distances(seen, whitening), strict=True):
         rows = rows_of(known)
-        variance = rows.var(0) + SHRINKAGE * rows.var(0).mean()
+        drawn = shrink(torch.from_numpy(np.diag(rows.var(0))), len(rows))
+        variance = drawn.diagonal().numpy()
         expected = ((rows_of(error) - rows.mean(0)) ** 2 / variance).mean(1)
         assert np.allclose(found.flatten().numpy(), expected, rtol=1e-3)
 
