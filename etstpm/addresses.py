@@ -79,8 +79,6 @@ def address_student(
         "config": config.student.identity(),
         **_numerics(config),
     }
-    if config.student.network == "reverse":
-        identity["reverse"] = VERSIONS["reverse"]
     images = [row["image_sha256"] for row in inputs.rows(category, "train")]
     start = find_start(config, store, category, identity, images)
     if start is not None:

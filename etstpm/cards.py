@@ -28,13 +28,12 @@ VERSIONS = {
     "teacher": 1,
     "finetuning": 3,
     "student": 3,
-    "reverse": 2,
     "scores": 11,
 }
 """Of each stage: part of its output's address. Raise it when its code changes what it puts out.
 
 Fine-tuning has its own, so that a change to it leaves the teachers of mode 'imagenet' where they
-are, and their students with them; so has the reverse student, which leaves the others alone.
+are, and their students with them.
 """
 
 

@@ -187,7 +187,7 @@ class StudentConfig(Section):
         "0: none. 'forward' has none.",
     )
     epochs: PositiveInt = Field(16, description="Passes over the category's training images.")
-    batch_size: PositiveInt = Field(8, description="Images a step.")
+    batch_size: PositiveInt = Field(4, description="Images a step.")
     loss: Literal["l2", "l1-cosine"] = Field(
         "l2",
         description="'l2': half the squared distance of the normalised features (Wang et al. "

@@ -225,16 +225,13 @@ def _train(
 
 
 def jitter(features: Pyramid, length: float, noise: torch.Generator) -> Pyramid:
-    """Unit vectors (N, C, H, W) in channels-last, each with Gaussian noise of about this length."""
-
-    def noisy(feature: Tensor) -> Tensor:
-        # Drawn into contiguous memory: into channels-last's torch draws one number at a time.
-        places = feature.permute(0, 2, 3, 1)
-        drawn = torch.empty(places.shape, device=places.device).normal_(generator=noise)
-        return drawn.mul_(length / feature.shape[1] ** 0.5).add_(places).permute(0, 3, 1, 2)
-
-    layer1, layer2, layer3 = features
-    return noisy(layer1), noisy(layer2), noisy(layer3)
+    """Unit vectors (N, C, H, W) with Gaussian noise of about this length on each."""
+    layer1, layer2, layer3 = (
+        feature
+        + length / feature.shape[1] ** 0.5 * torch.empty_like(feature).normal_(generator=noise)
+        for feature in features
+    )
+    return layer1, layer2, layer3
 
 
 def has_levelled_off(history: Sequence[EpochRecord], config: StudentConfig) -> bool:
