@@ -56,15 +56,14 @@ class HeatScale:
 def heat(maps: Maps, scale: HeatScale) -> npt.NDArray[np.float32]:
     """Anomaly maps to [0, 1] on a logarithmic scale: 0 up to what is cold, 0.5 at the threshold.
 
-    As far above the threshold as it is above what is cold, it is 1. A product of distances spans
-    decades, of which a linear scale shows one spot; a sum lies within one.
+    As far beyond the threshold as that lies beyond what is cold it is 1, at twice the threshold at
+    the least. A product of distances spans decades, a sum of them less than one.
     """
     threshold = max(scale.threshold, 1e-30)
-    cold = np.clip(scale.cold, 1e-4 * threshold, threshold / 2)
-    ratio = np.maximum(maps, np.finfo(np.float32).tiny) / threshold
-    share = 0.5 - 0.5 * np.log(ratio) / np.log(cold / threshold)
-    heats: npt.NDArray[np.float32] = np.clip(share, 0, 1).astype(np.float32)
-    return heats
+    cold = np.clip(scale.cold / threshold, 1e-4, 0.9)
+    ratios = np.maximum(maps, np.finfo(np.float32).tiny) / threshold
+    heats = np.interp(np.log(ratios), np.log([cold, 1, max(1 / cold, 2)]), [0, 0.5, 1])
+    return heats.astype(np.float32)
 
 
 def overlay(image: npt.NDArray[np.uint8], heat_map: npt.NDArray[np.float32]) -> Pixels:

@@ -35,6 +35,11 @@ def test_heat_is_nought_where_it_is_cold_half_at_the_threshold_and_one_as_far_be
     assert np.allclose(found, [[0, 0, 0, 0.25, 0.5, 0.75, 1, 1]], atol=1e-6)
 
 
+def test_good_images_near_the_threshold_leave_room_for_twice_of_it() -> None:
+    found = heat(np.array([[0.7, 0.8, 1, 2**0.5, 2, 3]], np.float32), HeatScale(0.8, 1))
+    assert np.allclose(found, [[0, 0, 0.5, 0.75, 1, 1]], atol=1e-6)
+
+
 @pytest.mark.parametrize("cold", [0.0, 1.0, 7.0])
 @pytest.mark.parametrize("threshold", [0.0, 1.0])
 def test_good_images_without_spread_still_have_a_scale(cold: float, threshold: float) -> None:
