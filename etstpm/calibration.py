@@ -187,8 +187,7 @@ def fit_whitening(
     """By the mean and covariance of each layer's errors.
 
     is_diagonal: variances alone, each channel by itself. is_levelled: distances at the border are
-    divided by what they exceed those further inside by, which the padding of the convolutions does
-    and no defect.
+    divided by what they exceed those further inside by: the convolutions' padding, not a defect.
     """
     whitening = []
     for parts in layers:

@@ -56,7 +56,8 @@ class Scorer:
 
     def calibrate(self, good: Pixels) -> Calibration:
         """What the config asks for of good images that no network was trained on."""
-        return self._fit(good, self._measure(good, [np.arange(len(good))]))
+        numbers = np.arange(len(good))
+        return self._fit(good, numbers, self._measure(good, [numbers]))
 
     def cross_fit(self, good: Pixels) -> tuple[Calibration, ScoredImages]:
         """The same, and their scores as if they were new: each is calibrated by the others alone.
@@ -70,14 +71,14 @@ class Scorer:
         count = min(FOLDS, len(good))
         folds = [numbers[fold::count] for fold in range(count)]
         parts = self._measure(good, folds)
-        whole = self._fit(good, parts)
+        whole = self._fit(good, numbers, parts)
         maps = np.empty(good.shape[:3], np.float32)
         scores = np.empty(len(good), np.float64)
         for fold, mine in enumerate(folds):
             calibration = whole
             if count > 1:
                 others = np.setdiff1d(numbers, mine)
-                calibration = self._fit(good[others], parts[:fold] + parts[fold + 1 :])
+                calibration = self._fit(good, others, parts[:fold] + parts[fold + 1 :])
             scored = self._score(good[mine], calibration, "held-out")
             maps[mine], scores[mine] = scored.maps, scored.scores
         return whole, ScoredImages(maps, scores)
@@ -106,8 +107,8 @@ class Scorer:
             for part in parts
         ]
 
-    def _fit(self, good: Pixels, parts: Sequence[Parts]) -> Calibration:
-        """Of images whose moments, if they are called for, are those of all the parts."""
+    def _fit(self, good: Pixels, numbers: Indices, parts: Sequence[Parts]) -> Calibration:
+        """Of the images of these numbers; the parts' moments, if called for, are of them all."""
         whitening = quantiles = None
         if parts:
             whitening = fit_whitening(
@@ -116,7 +117,7 @@ class Scorer:
                 is_levelled=self.config.level_border,
             )
         if self.config.fusion == "quantile-sum":
-            errors = (batch for _, batch in self._batches(good, "quantiles"))
+            errors = (batch for _, batch in self._batches(good[numbers], "quantiles"))
             quantiles = fit_quantiles(distances(batch, whitening) for batch in errors)
         return Calibration(whitening, quantiles)
 
