@@ -74,6 +74,17 @@ class Section(BaseModel):
         hide_input_in_errors=True,  # it may be a URI with a password in it
     )
 
+    @field_validator("*", mode="before")
+    @classmethod
+    def _no_number_is_true(cls, value: object, info: ValidationInfo) -> object:
+        # pydantic takes true for 1.
+        if (
+            isinstance(value, bool)
+            and cls.model_fields[info.field_name or ""].annotation is not bool
+        ):
+            raise ValueError("it is not to be true or false")
+        return value
+
     def digest(self) -> str:
         """SHA-256 of the section's canonical JSON, 64 hexadecimal digits."""
         return digest_of(self.model_dump(mode="json"))

@@ -31,7 +31,7 @@ from etstpm.compute import choose_compute
 from etstpm.config import Config, digest_of
 from etstpm.dataset import scan_dataset
 from etstpm.distillation import WarmStart, distil_student
-from etstpm.errors import DamagedArtifactError
+from etstpm.errors import DamagedArtifactError, StorageError
 from etstpm.finetuning import finetune_teacher
 from etstpm.finetuning.processes import finetune_on
 from etstpm.inputs import dataset_root, open_inputs, proven_weights
@@ -56,6 +56,11 @@ def validate(config: Config, store: Store) -> str:
     """
     root = dataset_root(config)
     choose_categories(root, config.dataset.categories, config.dataset.name)
+    if store.is_local and Path(store.root).resolve().is_relative_to(root.resolve()):
+        raise StorageError(
+            f"store {store.uri} lies in the dataset {root}, whose folders are categories; give one "
+            "outside"
+        )
     proven_weights(config)
     choose_compute(config)
     if (earlier := pin_run(config, store).student.warm_start) is not None:

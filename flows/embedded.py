@@ -12,14 +12,19 @@ import signal
 import socket
 import subprocess
 import sys
+import tempfile
 import threading
 import time
 import urllib.error
 import urllib.request
 from collections.abc import Iterator
 from contextlib import contextmanager
+from typing import TYPE_CHECKING
 
 from etstpm.errors import EtstpmError
+
+if TYPE_CHECKING:
+    from prefect.settings import Settings
 
 START_SECONDS = 180.0  # 7 s on an idle machine, 15 s the first time, and a busy one takes its time
 STOP_SECONDS = 5.0
@@ -101,16 +106,44 @@ def begin() -> Server | None:
     """Start the embedded server unless the user has a server; call before torch is imported.
 
     A server is the user's own when PREFECT_API_URL is set, in the environment, the active Prefect
-    profile, a prefect.toml or a pyproject.toml.
+    profile, a prefect.toml or a pyproject.toml. Raises `PrefectError` where a setting is none, or
+    where the embedded server has no place to write to.
     """
     for name, value in QUIET.items():
         os.environ.setdefault(name, value)
     for name in ("APILogWorker", "EventsWorker"):  # "Still processing items", at every exit
         logging.getLogger(name).setLevel(logging.ERROR)
 
-    from prefect.settings import get_current_settings
+    settings = _read_settings()
+    if settings.api.url is not None:
+        return None
+    try:  # its database and results lie there
+        settings.home.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryFile(dir=settings.home):
+            pass
+    except OSError as error:
+        raise PrefectError(
+            f"Prefect's home {settings.home} cannot be written ({error.strerror}); set "
+            "PREFECT_HOME to a folder that can"
+        ) from None
+    return Server()
 
-    return Server() if get_current_settings().api.url is None else None
+
+def _read_settings() -> "Settings":
+    """Prefect's, from wherever it reads them; in one line what it refuses."""
+    from pydantic import ValidationError
+
+    try:
+        from prefect.settings import get_current_settings
+
+        return get_current_settings()
+    except ValidationError as error:
+        fault = error.errors()[0]
+        where = ".".join(str(part) for part in fault["loc"])
+        raise PrefectError(
+            f"Prefect's {error.title}: {where} = {fault['input']!r} is refused: "
+            f"{fault['msg'].lower()}; correct the PREFECT_ variable, or the profile that sets it"
+        ) from None
 
 
 @contextmanager

@@ -139,7 +139,8 @@ def print_dataset(console: Console, found: Dataset) -> None:
             print_line(console, f"... and {number - SHOWN} more of {code}: see --output")
     for category, reason in found.left_out.items():
         print_line(console, f"left out: {category}: {reason}")
-    print_line(console, f"{len(findings)} findings, fingerprint {found.digest}")
+    noun = "finding" if len(findings) == 1 else "findings"
+    print_line(console, f"{len(findings)} {noun}, fingerprint {found.digest}")
 
 
 def print_line(console: Console, text: str) -> None:

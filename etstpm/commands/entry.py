@@ -1,5 +1,6 @@
 """How every command ends: a fault that the user can mend is one line and exit code 2."""
 
+import io
 import sys
 from typing import Any, NoReturn
 
@@ -17,6 +18,9 @@ def run_command(app: typer.Typer, name: str) -> NoReturn:
     A misspelt option or a value that is none of its choices is said as any other fault, and not in
     typer's box of five lines.
     """
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):  # a terminal may lack a category's letters
+            stream.reconfigure(errors="backslashreplace")
     try:
         sys.exit(typer.main.get_command(app).main(prog_name=name, standalone_mode=False))
     except UsageError as error:

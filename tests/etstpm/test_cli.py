@@ -1,6 +1,7 @@
 """The `etstpm` command, called as its entry point is."""
 
 import json
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -71,6 +72,21 @@ def test_names_of_folders_are_no_markup(
     assert (code, errors) == (0, "")
     assert "│ [red]:+1:[ " in output
     assert "[red]:+1:[/train/good/].db: expected images only" in output
+
+
+def test_a_terminal_that_lacks_a_letter_shows_its_number(dataset: Path) -> None:
+    (dataset / "fabric").rename(dataset / "tissé")
+    done = subprocess.run(
+        [str(Path(sys.executable).with_name("etstpm")), "data", "validate", str(dataset)],
+        env=os.environ | {"PYTHONIOENCODING": "ascii", "COLUMNS": "120"},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+
+    assert (done.returncode, done.stderr) == (0, "")
+    assert "tiss\\xe9" in done.stdout
+    assert "1 finding, fingerprint " in done.stdout
 
 
 @pytest.mark.parametrize("group", [[], ["results"], ["store"]])

@@ -532,6 +532,14 @@ def test_a_store_that_cannot_be_written_is_refused_first(
     assert not cache.exists()  # not after an hour of decoding
 
 
+def test_a_store_inside_the_dataset_is_refused(dataset: Path) -> None:
+    (dataset / "link").symlink_to(dataset)
+    for store in (dataset, dataset / "results", dataset / "link" / "results"):
+        with pytest.raises(StorageError, match=f"store {store} lies in the dataset"):
+            stages.validate(make_config(dataset, store), Store(str(store)))
+    assert not (dataset / "results").exists()
+
+
 def test_an_image_that_changed_after_validation_is_refused(
     dataset: Path, cache: Path, tmp_path: Path
 ) -> None:

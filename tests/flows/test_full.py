@@ -255,6 +255,37 @@ def test_fault_is_one_line_and_exit_code_2(
     assert not pipeline.store.exists(), "nothing is written"
 
 
+@pytest.mark.parametrize(
+    ("name", "value", "message"),
+    [
+        ("PREFECT_HOME", "/proc/nowhere", "Prefect's home /proc/nowhere cannot be written"),
+        ("PREFECT_LOGGING_LEVEL", "loud", "level = 'LOUD' is refused"),
+    ],
+)
+def test_what_prefect_cannot_begin_with_is_said_in_one_line(
+    root: Path, tmp_path: Path, name: str, value: str, message: str
+) -> None:
+    environment = {k: v for k, v in os.environ.items() if not k.startswith("PREFECT_")}
+    environment |= {"ETSTPM_CACHE": str(tmp_path / "cache"), name: value}
+    store = tmp_path / "store"
+
+    done = subprocess.run(
+        [sys.executable, "-m", "flows.full", "--dataset", str(root), "--store", str(store)],
+        cwd=REPOSITORY,
+        env=environment,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+
+    assert (done.returncode, done.stdout) == (2, "")
+    assert "Traceback" not in done.stderr
+    *_, last = done.stderr.splitlines()  # Prefect itself has warned before
+    assert last.startswith("etstpm: Prefect's ")
+    assert message in last
+    assert not store.exists(), "nothing is written"
+
+
 def test_embedded_server_ends_with_a_killed_run(root: Path, tmp_path: Path) -> None:
     environment = {k: v for k, v in os.environ.items() if not k.startswith("PREFECT_")}
     environment |= {"ETSTPM_CACHE": str(tmp_path / "cache"), "PREFECT_HOME": str(tmp_path / "home")}
