@@ -74,7 +74,7 @@ def _night(prefect: Prefect, folder: Path) -> tuple[dict[str, Any], dict[str, in
     config = {
         "dataset": {"root": str(folder / "data"), "image_size": 32},
         "teacher": {"weights": "formula"},
-        "student": {"epochs": 2, "batch_size": 1},
+        "student": {"epochs": 2, "least_images": 0, "batch_size": 1},
         "store": str(folder / "store"),
         "device": "cpu",
     }

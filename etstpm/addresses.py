@@ -77,6 +77,7 @@ def address_student(
         "teacher": digest_in(teacher_key),
         "images": inputs.digest(category, "train"),
         "config": config.student.identity(),
+        **({"reverse": VERSIONS["reverse"]} if config.student.network == "reverse" else {}),
         **_numerics(config),
     }
     images = [row["image_sha256"] for row in inputs.rows(category, "train")]

@@ -28,12 +28,13 @@ VERSIONS = {
     "teacher": 1,
     "finetuning": 3,
     "student": 3,
+    "reverse": 1,
     "scores": 11,
 }
 """Of each stage: part of its output's address. Raise it when its code changes what it puts out.
 
 Fine-tuning has its own, so that a change to it leaves the teachers of mode 'imagenet' where they
-are, and their students with them.
+are, and their students with them; so has what concerns reverse students alone.
 """
 
 

@@ -198,7 +198,12 @@ class StudentConfig(Section):
         "0: none. 'forward' has none.",
     )
     epochs: PositiveInt = Field(16, description="Passes over the category's training images.")
-    batch_size: PositiveInt = Field(4, description="Images a step.")
+    least_images: Annotated[int, Field(ge=0)] = Field(
+        200,
+        description="About so many images make an epoch where a category has fewer: it is passed "
+        "several times then, since it is steps that a student lacks. 0: once, as Wang et al. 2021.",
+    )
+    batch_size: PositiveInt = Field(8, description="Images a step.")
     loss: Literal["l2", "l1-cosine"] = Field(
         "l2",
         description="'l2': half the squared distance of the normalised features (Wang et al. "
@@ -214,8 +219,13 @@ class StudentConfig(Section):
         description="'muon': orthogonalised momentum for the convolutions (Jordan et al. 2024), "
         "AdamW for the rest. 'sgd': as Wang et al. 2021.",
     )
+    muon_rows: Literal[32, 64, 128, 256] = Field(
+        64,
+        description="Rows of a weight matrix that Muon makes orthogonal to each other, a block by "
+        "itself (Khaled et al. 2025, MuonBP). 256: all of a matrix's, in three times the time.",
+    )
     learning_rate: Annotated[float, Field(gt=0.0)] = Field(
-        0.02, description="Highest learning rate (Wang et al. 2021: 0.4 with SGD; AdamW: 2e-3)."
+        0.03, description="Highest learning rate (Wang et al. 2021: 0.4 with SGD; AdamW: 2e-3)."
     )
     weight_decay: Annotated[float, Field(ge=0.0)] = Field(0.0, description="Weight decay.")
     momentum: Annotated[float, Field(ge=0.0, lt=1.0)] = Field(
@@ -245,6 +255,10 @@ class StudentConfig(Section):
         """Whether its student trains on features with noise."""
         return self.network == "reverse" and self.jitter > 0
 
+    def passes(self, images: int) -> int:
+        """How often an epoch shows each of so many training images."""
+        return max(1, round(self.least_images / images))
+
     def identity(self) -> dict[str, Any]:
         """What a student depends on, whatever it begins from.
 
@@ -256,6 +270,10 @@ class StudentConfig(Section):
             unused |= {"network", "jitter"}
         if self.hard_share == 1:
             unused.add("hard_share")
+        if self.least_images == 0:
+            unused.add("least_images")
+        if self.optimiser != "muon" or self.muon_rows == 256:
+            unused.add("muon_rows")
         return self.model_dump(exclude=unused, exclude_none=True)
 
 

@@ -163,19 +163,22 @@ def _train(
         student.load_state_dict(start.student.state_dict())
         epochs = start.epochs
     student.to(memory_format=torch.channels_last).to(compute.device)
-    steps = epochs * -(-len(training) // config.batch_size)
+    passes = config.passes(len(training))
+    shown = passes * len(training)  # by an epoch
+    steps = epochs * -(-shown // config.batch_size)
     optimiser = make_optimiser(student, config, steps, compute.precision)
 
     history: list[EpochRecord] = []
     best: dict[str, Tensor] = {}
     first_loss = float("nan")
-    with Bar(f"{name}: student", epochs * len(training)) as bar:
+    with Bar(f"{name}: student", epochs * shown) as bar:
         for epoch in range(1, epochs + 1):
             started = time.perf_counter()
             student.train()
             learning_rate = optimiser.learning_rate
             total = torch.zeros((), device=compute.device)
-            for batch in batches(rng.permutation(training), config.batch_size):
+            order = np.concatenate([rng.permutation(training) for _ in range(passes)])
+            for batch in batches(order, config.batch_size):
                 taught = features.batch(batch)
                 given = jitter(taught, config.jitter, noise) if config.is_jittered else taught
                 output = answer_rows(student, features, batch, given)
@@ -186,7 +189,7 @@ def _train(
                 if not history and np.isnan(first_loss):
                     first_loss = loss.item()
                 bar.advance(len(batch))
-            loss_of_epoch = total.item() / len(training)
+            loss_of_epoch = total.item() / shown
             seconds = time.perf_counter() - started
             record = EpochRecord(
                 epoch=epoch,
@@ -226,11 +229,14 @@ def _train(
 
 def jitter(features: Pyramid, length: float, noise: torch.Generator) -> Pyramid:
     """Unit vectors (N, C, H, W) with Gaussian noise of about this length on each."""
-    layer1, layer2, layer3 = (
-        feature
-        + length / feature.shape[1] ** 0.5 * torch.empty_like(feature).normal_(generator=noise)
-        for feature in features
-    )
+    layers: list[Tensor] = []
+    for feature in features:
+        places = feature.permute(0, 2, 3, 1)
+        # In contiguous memory torch draws many numbers at a time, eight times as fast.
+        drawn = torch.empty_like(places, memory_format=torch.contiguous_format)
+        drawn.normal_(0.0, length / feature.shape[1] ** 0.5, generator=noise)
+        layers.append(drawn.add_(places).permute(0, 3, 1, 2))
+    layer1, layer2, layer3 = layers
     return layer1, layer2, layer3
 
 

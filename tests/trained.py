@@ -54,7 +54,12 @@ def _publish(root: Path, place: Path, fusion: str) -> str:
         {
             "dataset": {"root": str(root), "categories": (CATEGORY,), "image_size": 64},
             "teacher": {"weights": "formula"},
-            "student": {"epochs": 2, "batch_size": 1, "validation_fraction": 0.5},
+            "student": {
+                "epochs": 2,
+                "least_images": 0,
+                "batch_size": 1,
+                "validation_fraction": 0.5,
+            },
             "scoring": {"fusion": fusion, "batch_size": 2, "smoothing_sigma": 1.0},
             "store": str(place),
             "device": "cpu",

@@ -31,7 +31,9 @@ from etstpm.storage.artifact import seal
 from tests.prefect_server import REPOSITORY, wait_until
 from tests.processes import children_of, is_alive
 
-SMALL = '"dataset.image_size=48", "student.epochs=2", "student.batch_size=1"'
+SMALL = (
+    '"dataset.image_size=48", "student.epochs=2", "student.least_images=0", "student.batch_size=1"'
+)
 TABLE = f"""\
 categories = ["biscuit", "fabric"]
 image_categories = ["biscuit", "fabric"]

@@ -54,7 +54,7 @@ def night(workers: Prefect, tmp_path_factory: pytest.TempPathFactory) -> Night:
         values: dict[str, Any] = {
             "dataset": {"root": str(root), "categories": categories, "image_size": 128},
             "teacher": {"weights": str(weights)},
-            "student": {"epochs": 4},
+            "student": {"epochs": 4, "least_images": 0, "batch_size": 4},
             "device": "cpu",
         }
         tonight = Night(values, categories, folder / "store", seconds=3600.0)
@@ -64,7 +64,11 @@ def night(workers: Prefect, tmp_path_factory: pytest.TempPathFactory) -> Night:
         values = {
             "dataset": {"root": str(root), "categories": categories, "image_size": 64},
             "teacher": {"weights": "formula"},
-            "student": {"epochs": 8, "batch_size": 4},  # fewer, and the loss does not fall enough
+            "student": {
+                "epochs": 8,
+                "least_images": 0,
+                "batch_size": 4,
+            },  # fewer, and the loss does not fall enough
             "device": "cpu",
         }
         tonight = Night(values, categories, folder / "store")

@@ -94,7 +94,11 @@ def test_incomplete_night_publishes_the_rest_and_says_why(
             "image_size": 64,
         },
         "teacher": {"weights": "formula"},
-        "student": {"epochs": 1, "batch_size": 1},  # one step with the two images of `flat`
+        "student": {
+            "epochs": 1,
+            "least_images": 0,
+            "batch_size": 1,
+        },  # one step with the two images of `flat`
         "store": s3.uri,
         "device": "cpu",
     }

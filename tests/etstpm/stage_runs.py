@@ -34,7 +34,7 @@ def tiny_config(root: Path, store: str) -> Config:
         {
             "dataset": {"root": str(root), "categories": (CATEGORY,), "image_size": 48},
             "teacher": {"weights": "formula"},
-            "student": {"epochs": 2, "batch_size": 1},
+            "student": {"epochs": 2, "least_images": 0, "batch_size": 1},
             "store": store,
             "device": "cpu",
             "precision": "float32",

@@ -13,7 +13,12 @@ from etstpm.storage import Store
 def test_what_is_made_is_found_at_the_address_the_stages_used(drawn: Path, tmp_path: Path) -> None:
     config = Config.load(
         "sample",
-        ["student.epochs=6", "student.batch_size=2", "dataset.image_size=64"],
+        [
+            "student.epochs=6",
+            "student.least_images=0",
+            "student.batch_size=2",
+            "dataset.image_size=64",
+        ],
         {
             "dataset.root": str(drawn),
             "teacher.weights": "formula",

@@ -60,6 +60,14 @@ def test_the_presets_are_the_papers() -> None:
     assert Config.load("stpm").teacher.mode == "imagenet"
 
 
+@pytest.mark.parametrize(
+    ("images", "passes"), [(1, 200), (18, 11), (54, 4), (133, 2), (188, 1), (1000, 1)]
+)
+def test_an_epoch_shows_about_two_hundred_images_or_all(images: int, passes: int) -> None:
+    assert Config().student.passes(images) == passes
+    assert Config.load("stpm").student.passes(images) == 1
+
+
 @pytest.mark.parametrize("key", ["nonsense=1", "student.epoch=1"])
 def test_an_unknown_key_is_refused_by_name(key: str) -> None:
     assert key.partition("=")[0] in refusal(None, key)

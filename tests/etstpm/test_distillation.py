@@ -21,15 +21,18 @@ from etstpm.distillation import (
 )
 from etstpm.errors import TrainingError
 from etstpm.images import Pixels
-from etstpm.networks import FeaturePyramid, freeze, random_pyramid
+from etstpm.networks import FeaturePyramid, Pyramid, freeze, random_pyramid
 from etstpm.settings import settings
-from etstpm.splits import split_train_validation
+from etstpm.splits import Indices, split_train_validation
 from etstpm.students import Student, random_student
 
 CPU = Compute(torch.device("cpu"), torch.float32)
-SHORT = StudentConfig(network="forward", epochs=3, batch_size=2, hard_share=1.0)
+SHORT = StudentConfig(
+    network="forward", epochs=3, least_images=0, batch_size=2, learning_rate=0.02, hard_share=1.0
+)
 STEADY = StudentConfig(
     network="forward",
+    least_images=0,
     batch_size=1,
     hard_share=1.0,
     optimiser="adamw",
@@ -97,6 +100,28 @@ def test_a_student_learns_without_the_feature_cache_too(teacher: FeaturePyramid)
     images = draw_images(0)
     distilled = distil_student(teacher, images, SHORT, seed=0, compute=CPU, name="bottle")
     assert distilled.history[-1].loss < distilled.history[0].loss
+
+
+def test_an_epoch_passes_a_small_category_several_times(
+    teacher: FeaturePyramid, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    shown: list[list[int]] = []
+    batch = TeacherFeatures.batch
+
+    def record(features: TeacherFeatures, indices: Indices) -> Pyramid:
+        shown.append(indices.tolist())
+        return batch(features, indices)
+
+    monkeypatch.setattr(TeacherFeatures, "batch", record)
+    training, held_out = split_train_validation(6, SHORT.validation_fraction, 0)
+    config = SHORT.model_copy(update={"least_images": 11})
+    distilled = distil_student(teacher, draw_images(0), config, seed=0, compute=CPU, name="bottle")
+    epoch = 5 * 2 // 2  # batches of two images
+    for start in range(0, 3 * (epoch + 1), epoch + 1):
+        *steps, validation = shown[start : start + epoch + 1]
+        assert sorted(row for step in steps for row in step) == sorted([*training, *training])
+        assert validation == held_out.tolist()
+    assert distilled.history[0].loss < 2.9, "a mean over what was shown: three layers, at most 2"
 
 
 def test_the_loss_falls_and_every_epoch_is_recorded(teacher: FeaturePyramid) -> None:
@@ -191,7 +216,9 @@ def test_the_teacher_is_left_as_it_was(teacher: FeaturePyramid) -> None:
 
 
 def test_a_loss_that_is_not_finite_is_an_error_by_name(teacher: FeaturePyramid) -> None:
-    config = StudentConfig(epochs=2, batch_size=2, learning_rate=1e38, schedule="constant")
+    config = StudentConfig(
+        epochs=2, least_images=0, batch_size=2, learning_rate=1e38, schedule="constant"
+    )
     with pytest.raises(TrainingError) as caught:
         distil_student(teacher, draw_images(0), config, seed=0, compute=CPU, name="bottle")
     message = str(caught.value)
@@ -201,7 +228,7 @@ def test_a_loss_that_is_not_finite_is_an_error_by_name(teacher: FeaturePyramid) 
 
 
 def test_a_loss_that_does_not_fall_is_an_error_by_name(teacher: FeaturePyramid) -> None:
-    config = StudentConfig(epochs=2, batch_size=8, learning_rate=1e-12)
+    config = StudentConfig(epochs=2, least_images=0, learning_rate=1e-12)
     with pytest.raises(TrainingError) as caught:
         distil_student(teacher, draw_images(0), config, seed=0, compute=CPU, name="screw")
     message = str(caught.value)

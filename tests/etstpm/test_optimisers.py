@@ -34,25 +34,27 @@ def test_orthogonalise_is_newton_schulz_on_the_singular_values(shape: tuple[int,
     values = values / np.linalg.norm(values)
     for _ in range(5):
         values = a * values + b * values**3 + c * values**5
-    found = orthogonalise(matrix)
+    found, of_double = orthogonalise(torch.stack([matrix, 2 * matrix]))
     assert np.allclose(found.numpy(), (left * values) @ right, atol=1e-4)
+    assert torch.allclose(of_double, found, atol=1e-5)
     assert values.min() > 0.6
     assert values.max() < 1.3
 
 
 def test_in_bfloat16_it_stays_close_where_singular_values_span_five_decades() -> None:
     left, _, right = torch.linalg.svd(draw(64, 200), full_matrices=False)
-    matrix = (left * torch.logspace(0, -5, 64)) @ right
-    exact, found = orthogonalise(matrix), orthogonalise(matrix, torch.bfloat16)
-    assert found.dtype == torch.float32
+    matrix = ((left * torch.logspace(0, -5, 64)) @ right)[None]
+    exact, found = orthogonalise(matrix), orthogonalise(matrix.bfloat16())
+    assert (exact.dtype, found.dtype) == (torch.float32, torch.bfloat16)
+    found = found.float()
     assert torch.nn.functional.cosine_similarity(found.ravel(), exact.ravel(), dim=0) > 0.97
     assert torch.linalg.svdvals(found).max() < 1.3
 
 
 def test_orthogonalise_does_not_depend_on_scale_and_keeps_zero() -> None:
-    matrix = draw(8, 20)
+    matrix = draw(8, 20)[None]
     assert torch.allclose(orthogonalise(1e-4 * matrix), orthogonalise(matrix), atol=1e-2)
-    assert torch.equal(orthogonalise(torch.zeros(3, 5)), torch.zeros(3, 5))
+    assert torch.equal(orthogonalise(torch.zeros(1, 3, 5)), torch.zeros(1, 3, 5))
 
 
 def test_muon_moves_a_convolution_as_its_matrix() -> None:
@@ -65,8 +67,23 @@ def test_muon_moves_a_convolution_as_its_matrix() -> None:
         with torch.no_grad():
             muon.update(0.1)
         velocity = 0.9 * velocity + gradient
-        expected = 0.95 * expected - 0.1 * orthogonalise(gradient + 0.9 * velocity)
+        expected = 0.95 * expected - 0.1 * orthogonalise((gradient + 0.9 * velocity)[None])[0]
     assert torch.allclose(weight.flatten(1), expected, atol=1e-5)
+
+
+def test_muon_makes_blocks_of_rows_orthogonal_each_by_itself() -> None:
+    gradients = [draw(128, 20 * 9), draw(64, 20 * 9, 1), draw(128, 7, 2), draw(96, 20 * 9, 3)]
+    shapes = [(128, 20, 3, 3), (64, 20, 3, 3), (128, 7), (96, 20, 3, 3)]
+    weights = [torch.nn.Parameter(torch.zeros(shape)) for shape in shapes]
+    for weight, gradient in zip(weights, gradients, strict=True):
+        weight.grad = gradient.view(weight.shape).clone()
+    with torch.no_grad():
+        Muon(weights, peak=0.1, momentum=0.0, weight_decay=0.0, rows=64).update(0.1)
+    for weight, gradient in zip(weights, gradients, strict=True):
+        rows = 96 if len(gradient) == 96 else 64  # which does not go into 96
+        blocks = gradient.view(-1, rows, gradient.shape[1])
+        expected = orthogonalise(blocks) * max(1, rows / gradient.shape[1]) ** 0.5
+        assert torch.allclose(weight.flatten(1), -0.1 * expected.flatten(0, 1), atol=1e-5)
 
 
 def test_a_tall_matrix_moves_further_by_the_root_of_its_shape() -> None:
@@ -75,7 +92,7 @@ def test_a_tall_matrix_moves_further_by_the_root_of_its_shape() -> None:
     weight.grad = gradient.clone()
     with torch.no_grad():
         Muon([weight], peak=0.1, momentum=0.0, weight_decay=0.0).update(0.1)
-    assert torch.allclose(weight, -0.1 * 2 * orthogonalise(gradient), atol=1e-6)
+    assert torch.allclose(weight, -0.1 * 2 * orthogonalise(gradient[None])[0], atol=1e-6)
 
 
 @pytest.mark.parametrize(

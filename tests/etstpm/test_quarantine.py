@@ -23,7 +23,13 @@ def test_images_and_categories_left_out_are_named_and_counted(
     shutil.rmtree(dataset / "fabric/train/good")
     config = Config.load(
         "sample",
-        ["dataset.image_size=64", "student.epochs=2", "student.batch_size=1", "device=cpu"],
+        [
+            "dataset.image_size=64",
+            "student.epochs=2",
+            "student.least_images=0",
+            "student.batch_size=1",
+            "device=cpu",
+        ],
         {
             "dataset.root": str(dataset),
             "dataset.categories": f"{CATEGORY},fabric",

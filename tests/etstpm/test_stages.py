@@ -52,7 +52,7 @@ def make_config(root: Path, store: Path, **changes: Any) -> Config:
     values: dict[str, Any] = {
         "dataset": {"root": str(root), "categories": (CATEGORY,), "image_size": 64},
         "teacher": {"weights": "formula"},
-        "student": {"epochs": 2, "batch_size": 1},
+        "student": {"epochs": 2, "least_images": 0, "batch_size": 1},
         "store": str(store),
         "device": "cpu",
         "precision": "float32",

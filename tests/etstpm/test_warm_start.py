@@ -45,7 +45,13 @@ class Nights:
                 path.unlink(missing_ok=True)
 
     def config(self, **student: Any) -> Config:
-        values = {"epochs": 3, "batch_size": 2, "warm_epochs": 2, "validation_fraction": 0.25}
+        values = {
+            "epochs": 3,
+            "least_images": 0,
+            "batch_size": 2,
+            "warm_epochs": 2,
+            "validation_fraction": 0.25,
+        }
         return Config.model_validate(
             {
                 "dataset": {

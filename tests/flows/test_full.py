@@ -23,6 +23,7 @@ SETTINGS = (
     "dataset.image_size=64",
     "teacher.weights=formula",
     "student.epochs=4",
+    "student.least_images=0",
     "student.batch_size=4",
 )
 
