@@ -80,16 +80,17 @@ def read_run(store: Store, run: str = LATEST) -> Record:
     """
     run_id = latest_run(store) if run == LATEST else run
     if run_id is None:
-        newest = _newest(store)
+        name = newest_runs(store)[0]
         raise ResultsError(
-            f"store {store.uri}: no run has passed the gate yet; name one, as {newest[0]}, or "
+            f"store {store.uri}: no run has passed the gate yet; name one, as {name}, or "
             "promote it with 'etstpm runs promote'"
         )
     record = read_runs(store, [run_id]).get(run_id)
     if record is None:
+        newest = ", ".join(newest_runs(store))
         raise ResultsError(
-            f"store {store.uri}: no run {run_id!r}; the newest are {', '.join(_newest(store))}; "
-            "see 'etstpm results runs'"
+            f"store {store.uri}: no run {run_id!r}; the newest are {newest}; see "
+            "'etstpm results runs'"
         )
     refuse_newer(store, run_id, record["schema_version"])
     return record
@@ -141,7 +142,8 @@ def decisions(store: Store) -> list[Decision]:
     return [Decision(**_parse(store, key, content)) for key, content in sorted(found.items())]
 
 
-def _newest(store: Store) -> list[str]:
+def newest_runs(store: Store) -> list[str]:
+    """Ids of the last three published runs, newest first; raises `ResultsError` without any."""
     runs = published_runs(store)
     if not runs:
         raise ResultsError(

@@ -185,9 +185,12 @@ def rebuild(store: StoreOption = DEFAULT_STORE) -> None:
 
     from etstpm.history import rebuild_history
     from etstpm.results.output import visible
+    from etstpm.runs import newest_runs
     from etstpm.storage import Store
 
-    months, left_out = rebuild_history(Store(store))
+    opened = Store(store)
+    newest_runs(opened)  # a mistyped address is no store without months
+    months, left_out = rebuild_history(opened)
     console = Console(markup=False, emoji=False)
     console.print(f"wrote {', '.join(months) or 'nothing'}", highlight=False)
     for line in left_out:

@@ -34,11 +34,13 @@ def decisions(store: StoreOption = DEFAULT_STORE) -> None:
     import pyarrow as pa
 
     from etstpm.results.output import write_out
-    from etstpm.runs import Decision
+    from etstpm.runs import Decision, newest_runs
     from etstpm.runs import decisions as read_decisions
     from etstpm.storage import Store
 
-    found = [dataclasses.asdict(decision) for decision in read_decisions(Store(store))]
+    opened = Store(store)
+    newest_runs(opened)  # a mistyped address is no store without decisions
+    found = [dataclasses.asdict(decision) for decision in read_decisions(opened)]
     schema = pa.schema([(field.name, pa.string()) for field in dataclasses.fields(Decision)])
     write_out(pa.Table.from_pylist(found, schema=schema), None, None, title=f"decisions in {store}")
 

@@ -238,9 +238,15 @@ def test_a_wrong_question_is_one_clear_line(
     assert errors.startswith("etstpm: ")
 
 
-@pytest.mark.parametrize("question", ["runs", "metrics", "worst", "compare", "history screw"])
+@pytest.mark.parametrize(
+    "question",
+    [
+        *("results runs", "results metrics", "results worst", "results compare"),
+        *("results history screw", "results rebuild", "runs decisions"),
+    ],
+)
 def test_a_store_without_runs_says_so(tmp_path: Path, command: Command, question: str) -> None:
-    code, _, errors = command("results", *question.split(), "--store", str(tmp_path / "none"))
+    code, _, errors = command(*question.split(), "--store", str(tmp_path / "none"))
     assert code == 2
     assert errors == (
         f"etstpm: store {tmp_path}/none holds no published run; check its address, or publish one "
