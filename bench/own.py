@@ -36,6 +36,7 @@ from etstpm.matching import matching_loss
 from etstpm.networks import FeaturePyramid, freeze, load_weights
 from etstpm.scorer import Scorer
 from etstpm.settings import settings
+from etstpm.splits import count_held_out
 from etstpm.students import answer, random_student
 from etstpm.tables import PAPER_SIDE
 
@@ -62,10 +63,10 @@ def main() -> None:
             given.model_copy(update={"epochs": arguments.epochs, "network": network})
             for network in ("forward", "reverse")
         )
-        bare_step(teacher, pixels, forward, compute)()
+        bare_step(teacher, pixels, reverse, compute)()
         limit_rss_mb = peak_rss_mb()
-        training = measure_training(teacher, pixels, forward, compute)
-        training_reverse = measure_training(teacher, pixels, reverse, compute)
+        training = measure_training(teacher, pixels, reverse, compute)
+        training_forward = measure_training(teacher, pixels, forward, compute)
         decoding = measure_decoding(files["test"])
         scoring = measure_scoring(teacher, pixels[:16], files["test"], compute)
     scoring["limit_images_per_second_from_png"] = 1 / (
@@ -73,7 +74,7 @@ def main() -> None:
     )
     result = {
         "training": training,
-        "training_reverse": training_reverse,
+        "training_forward": training_forward,
         "decoding": decoding,
         "scoring": scoring,
         "limit_rss_mb": limit_rss_mb,
@@ -89,7 +90,8 @@ def measure_training(
 ) -> dict[str, float]:
     """Images per second of the student's loop, of its limit, and of the teacher's one pass."""
     distilled = distil_student(teacher, pixels, config, seed=0, compute=compute, name="bench")
-    images = len(pixels) - round(len(pixels) * config.validation_fraction)
+    images = len(pixels) - count_held_out(len(pixels), config.validation_fraction)
+    images *= config.passes(images)  # an epoch's
     epochs = [record.seconds for record in distilled.history[1:]]
     step = bare_step(teacher, pixels, config, compute)
     step()
