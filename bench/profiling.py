@@ -40,7 +40,7 @@ KINDS = {
         *("relu", "relu_", "threshold_backward", "add_", "clamp_min_"),
         *("max_pool2d_with_indices", "max_pool2d_with_indices_backward"),
     ),
-    "products of matrices": ("mm", "addmm", "addmm_", "matmul"),
+    "products of matrices": ("mm", "addmm", "addmm_", "bmm", "baddbmm", "matmul"),
     "casts and copies": ("copy_", "_to_copy", "clone", "contiguous", "index", "fill_", "zero_"),
     "upsampling, highest pixels": ("upsample_bilinear2d", "topk", "sort"),
 }

@@ -41,8 +41,11 @@ sys.exit(7)
 
 
 WORKER = """
-import os, subprocess, sys, threading
+import os, signal, subprocess, sys, threading
 from pathlib import Path
+
+# A shell's background job ignores Ctrl-C, and so would all that it starts.
+signal.signal(signal.SIGINT, signal.default_int_handler)
 
 def run(place):
     environment = {**os.environ, "PREFECT__FLOW_RUN_ID": f"run-{place.name}"}
