@@ -90,8 +90,8 @@ def measure_training(
 ) -> dict[str, float]:
     """Images per second of the student's loop, of its limit, and of the teacher's one pass."""
     distilled = distil_student(teacher, pixels, config, seed=0, compute=compute, name="bench")
-    images = len(pixels) - count_held_out(len(pixels), config.validation_fraction)
-    images *= config.passes(images)  # an epoch's
+    training = len(pixels) - count_held_out(len(pixels), config.validation_fraction)
+    images = config.shown(training)
     epochs = [record.seconds for record in distilled.history[1:]]
     step = bare_step(teacher, pixels, config, compute)
     step()

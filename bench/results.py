@@ -201,8 +201,8 @@ def _result(store: Store, trial: Trial, record: Record) -> Result:
     teacher = store.get(scores.card["teacher"])
     images: int = student.card["train_images"]
     epochs = _epochs(store, student)
-    trained_on = _trained_on(images, trial.config.student.validation_fraction)
-    passes = epochs * trial.config.student.passes(trained_on) * trained_on
+    of_student = trial.config.student
+    passes = epochs * of_student.shown(_trained_on(images, of_student.validation_fraction))
     tuning = _epochs(store, teacher) * _trained_on(images, trial.config.teacher.validation_fraction)
     recipe = Config.load(RECIPE).student
     return Result(

@@ -66,7 +66,6 @@ def reach(
     training, held_out = split_train_validation(
         len(pixels["train"]), config.student.validation_fraction, config.seed
     )
-    shown = len(training) * config.student.passes(len(training))  # by an epoch
     found: dict[str, Any] = {"target": target, "train_images": len(pixels["train"]), "tried": []}
     for epochs in tried:
         student_config = config.student.model_copy(update={"epochs": epochs})
@@ -92,7 +91,11 @@ def reach(
         found["tried"].append({"epochs": epochs, "seconds": seconds} | reached)
         print(found["tried"][-1], flush=True)
         if all(value is not None and value >= target[name] for name, value in reached.items()):
-            found |= {"seconds": seconds, "epochs": epochs, "images_seen": epochs * shown}
+            found |= {
+                "seconds": seconds,
+                "epochs": epochs,
+                "images_seen": epochs * config.student.shown(len(training)),
+            }
             break
     return found
 

@@ -259,6 +259,10 @@ class StudentConfig(Section):
         """How often an epoch shows each of so many training images."""
         return max(1, round(self.least_images / images))
 
+    def shown(self, images: int) -> int:
+        """How many an epoch shows of so many training images, each as often as it is passed."""
+        return images * self.passes(images)
+
     def identity(self) -> dict[str, Any]:
         """What a student depends on, whatever it begins from.
 

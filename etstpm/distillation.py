@@ -163,8 +163,7 @@ def _train(
         student.load_state_dict(start.student.state_dict())
         epochs = start.epochs
     student.to(memory_format=torch.channels_last).to(compute.device)
-    passes = config.passes(len(training))
-    shown = passes * len(training)  # by an epoch
+    passes, shown = config.passes(len(training)), config.shown(len(training))
     steps = epochs * -(-shown // config.batch_size)
     optimiser = make_optimiser(student, config, steps, compute.precision)
 

@@ -8,6 +8,7 @@ from pathlib import Path
 
 from etstpm.catalog import MARKER, Declaration
 from etstpm.paths import leads_to_folder
+from etstpm.wording import count_of
 
 IMAGE_SUFFIXES = {".png", ".jpg", ".jpeg", ".bmp", ".tif", ".tiff"}
 
@@ -208,7 +209,7 @@ class Scan:
                 "name-not-ascii",
                 folder / foreign[0],
                 "names in ASCII",
-                _counted(len(foreign), "other name"),
+                count_of(len(foreign), "other name"),
                 "they are used as they are; rename them if the data is to travel",
             )
         if len({_folded(name) for name in names}) == len(names):
@@ -266,7 +267,3 @@ def printable(text: str) -> str:
 
 def _folded(name: str) -> str:
     return unicodedata.normalize("NFC", name).casefold()
-
-
-def _counted(number: int, what: str) -> str:
-    return f"1 {what}" if number == 1 else f"{number} {what}s"

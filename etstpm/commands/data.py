@@ -14,6 +14,7 @@ from rich.table import Table
 from etstpm.commands import make_group
 from etstpm.errors import ConfigError
 from etstpm.paths import written_whole
+from etstpm.wording import count_of
 
 if TYPE_CHECKING:
     from etstpm.dataset import Dataset
@@ -139,8 +140,7 @@ def print_dataset(console: Console, found: Dataset) -> None:
             print_line(console, f"... and {number - SHOWN} more of {code}: see --output")
     for category, reason in found.left_out.items():
         print_line(console, f"left out: {category}: {reason}")
-    noun = "finding" if len(findings) == 1 else "findings"
-    print_line(console, f"{len(findings)} {noun}, fingerprint {found.digest}")
+    print_line(console, f"{count_of(len(findings), 'finding')}, fingerprint {found.digest}")
 
 
 def print_line(console: Console, text: str) -> None:

@@ -8,6 +8,7 @@ from rich.console import Console
 
 from etstpm.commands import make_group
 from etstpm.errors import StorageError
+from etstpm.wording import count_of
 
 if TYPE_CHECKING:
     from etstpm.storage import Store
@@ -81,14 +82,14 @@ def gc(
     for item in items:
         console.print(f"{item.key}  {_readable(item.size)}  {item.reason}", soft_wrap=True)
         size, count = size + item.size, count + 1
-    runs = _count(len(plan.kept_runs), "run")
+    runs = count_of(len(plan.kept_runs), "run")
     if plan.dropped_runs:
         runs += f" (of {len(plan.dropped_runs)} older ones the tables alone)"
     if plan.kept_batches:
-        runs += f", and new images' scores of {_count(plan.kept_batches, 'batch', 'batches')}"
+        runs += f", and new images' scores of {count_of(plan.kept_batches, 'batch')}"
     console.print(
-        f"{'removed' if delete else 'would remove'} {_count(count, 'item')}, {_readable(size)}; "
-        f"keeps {_count(plan.kept, 'artifact')}, {_readable(plan.kept_size)}, of {runs}",
+        f"{'removed' if delete else 'would remove'} {count_of(count, 'item')}, {_readable(size)}; "
+        f"keeps {count_of(plan.kept, 'artifact')}, {_readable(plan.kept_size)}, of {runs}",
         soft_wrap=True,
     )
     if not delete and count:
@@ -131,10 +132,6 @@ def _require(store: "Store") -> None:
     """Raise `StorageError` for a folder that is not there: a mistyped store is not a sound one."""
     if store.is_local and not store.fs.isdir(store.root):
         raise StorageError(f"store {store.uri}: no such folder; check its address")
-
-
-def _count(number: int, noun: str, plural: str | None = None) -> str:
-    return f"{number} {noun if number == 1 else plural or f'{noun}s'}"
 
 
 def _readable(size: float) -> str:

@@ -17,6 +17,7 @@ from etstpm.finetuning.objective import (
 )
 from etstpm.images import Pixels
 from etstpm.networks import Pyramid, normalise_features
+from etstpm.wording import count_of
 
 
 class SyntheticAnomalies(Objective):
@@ -34,11 +35,10 @@ class SyntheticAnomalies(Objective):
     held_out_draws = 4  # a small category holds out six images: three anomalies would tell little
 
     def __init__(self, images: GoodImages, textures: Rows, *, seed: int) -> None:
-        count = len(images.names)
         super().__init__(
             images,
             goal="to find synthetic anomalies in good images of "
-            f"{count} {'category' if count == 1 else 'categories'}",
+            f"{count_of(len(images.names), 'category')}",
             counted="of the held-out locations right (mean of good and anomalous ones)",
         )
         self.textures = textures

@@ -7,6 +7,7 @@ from etstpm.catalog import ET_STPM_MEAN, STPM_PUBLISHED
 from etstpm.metric_rows import MEAN, mean_of
 from etstpm.report.content import CategoryContent, RunContent, Value
 from etstpm.tables import OFFICIAL, PAPER
+from etstpm.wording import count_of
 
 NOTABLE = 0.0005
 """A difference that three decimals would not show is none."""
@@ -81,7 +82,7 @@ def _headline(
 ) -> Iterator[str]:
     total = len(run.categories)
     if failed:
-        yield f"{len(failed)} of {total} {_plural('category', total)} failed."
+        yield f"{len(failed)} of {count_of(total, 'category')} failed."
     if not scored:
         return
     missed, defective = (
@@ -89,7 +90,7 @@ def _headline(
     )
     alarms, good = (sum(getattr(c, name) for c in scored) for name in ("false_alarms", "n_good"))
     yield (
-        f"In {len(scored)} {_plural('category', len(scored))}, {missed} of {defective} defective "
+        f"In {count_of(len(scored), 'category')}, {missed} of {defective} defective "
         f"images were missed and {alarms} of {good} good ones raised a false alarm."
     )
     if run.baseline is None:
@@ -109,7 +110,7 @@ def _headline(
         yield f"{since} image AUROC rose in {len(rose)} and fell in none."
     else:
         yield (
-            f"{since} image AUROC fell in {len(fell)} {_plural('category', len(fell))} (most in "
+            f"{since} image AUROC fell in {count_of(len(fell), 'category')} (most in "
             f"{fell[0][1]}, by {-fell[0][0]:.3f}) and rose in {len(rose)}."
         )
 
@@ -123,7 +124,7 @@ def _warnings(run: RunContent, failed: Sequence[CategoryContent]) -> Iterator[st
             yield f"{category.name} failed: {category.failure}"
     quarantined = sum((run.dataset.get("quarantined") or {}).values())
     if quarantined:
-        yield f"{quarantined} {_plural('image', quarantined)} in quarantine: left out of this run."
+        yield f"{count_of(quarantined, 'image')} in quarantine: left out of this run."
 
 
 def _stat(
@@ -170,9 +171,3 @@ def _reference(scored: Sequence[CategoryContent], *, is_whole: bool) -> str:
 
 def _ends(figure: Value | None) -> tuple[float | None, float | None, float | None]:
     return (figure.value, figure.low, figure.high) if figure else (None, None, None)
-
-
-def _plural(word: str, count: int) -> str:
-    if count == 1:
-        return word
-    return f"{word[:-1]}ies" if word.endswith("y") else f"{word}s"

@@ -64,11 +64,8 @@ def night(workers: Prefect, tmp_path_factory: pytest.TempPathFactory) -> Night:
         values = {
             "dataset": {"root": str(root), "categories": categories, "image_size": 64},
             "teacher": {"weights": "formula"},
-            "student": {
-                "epochs": 8,
-                "least_images": 0,
-                "batch_size": 4,
-            },  # fewer, and the loss does not fall enough
+            # Of fewer epochs the loss does not fall enough.
+            "student": {"epochs": 8, "least_images": 0, "batch_size": 4},
             "device": "cpu",
         }
         tonight = Night(values, categories, folder / "store")

@@ -94,11 +94,8 @@ def test_incomplete_night_publishes_the_rest_and_says_why(
             "image_size": 64,
         },
         "teacher": {"weights": "formula"},
-        "student": {
-            "epochs": 1,
-            "least_images": 0,
-            "batch_size": 1,
-        },  # one step with the two images of `flat`
+        # One step with the two images of `flat`.
+        "student": {"epochs": 1, "least_images": 0, "batch_size": 1},
         "store": s3.uri,
         "device": "cpu",
     }
