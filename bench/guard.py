@@ -23,6 +23,7 @@ from etstpm.metrics import pixel_metrics
 from etstpm.networks import freeze, random_pyramid
 from etstpm.optimisers import make_optimiser
 from etstpm.scorer import Scorer
+from etstpm.splits import count_held_out
 from etstpm.students import answer, random_student
 
 ROUNDS = 3
@@ -43,7 +44,7 @@ def main() -> None:
 
 def training() -> float:
     """An epoch of `distil_student` beside forward, loss, backward and step over the same images."""
-    compute, config = choose_compute(Config()), StudentConfig(epochs=EPOCHS)
+    compute, config = choose_compute(Config()), StudentConfig(epochs=EPOCHS, least_images=0)
     teacher, pixels = freeze(random_pyramid(1)), draw_pixels()
     rows = np.arange(config.batch_size)
     target = TeacherFeatures(teacher, pixels[rows], compute).batch(rows)
@@ -59,7 +60,7 @@ def training() -> float:
         loss.backward()  # type: ignore[no-untyped-call]
         optimiser.step()
 
-    trained = IMAGES - round(IMAGES * config.validation_fraction)
+    trained = IMAGES - count_held_out(IMAGES, config.validation_fraction)
     ours, plain = [], []
     for seed in range(ROUNDS):
         distilled = distil_student(teacher, pixels, config, seed=seed, compute=compute, name="")
