@@ -7,6 +7,7 @@ means a bug in this project.
 
 import os
 import re
+import shutil
 
 SECRETS = ("AWS_SECRET_ACCESS_KEY", "AWS_SESSION_TOKEN", "AWS_ACCESS_KEY_ID")
 """Environment variables whose values no message holds."""
@@ -59,6 +60,8 @@ class ResultsError(EtstpmError):
 
 def reason_of(error: BaseException) -> str:
     """What any exception says, in one line and without secrets."""
+    if isinstance(error, shutil.Error) and error.args and isinstance(error.args[0], list):
+        return scrub(error.args[0][0][2])  # of a folder's files the first that was not copied
     return scrub(next(iter(str(error).splitlines()), type(error).__name__))
 
 

@@ -8,6 +8,7 @@ torch is imported, and it ends when the process that started it has ended, howev
 import atexit
 import logging
 import os
+import re
 import signal
 import socket
 import subprocess
@@ -21,7 +22,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
-from etstpm.errors import EtstpmError
+from etstpm.errors import EtstpmError, reason_of
 
 if TYPE_CHECKING:
     from prefect.settings import Settings
@@ -50,6 +51,10 @@ SERVER = {
 }
 
 
+# The line that ends a traceback: an exception's dotted name, and what it says.
+_FAULT = re.compile(r"^(?:\w+\.)*\w*(?:Error|Exception): .+$", re.MULTILINE)
+
+
 class PrefectError(EtstpmError):
     """Prefect's API cannot be reached, or the embedded server does not start."""
 
@@ -63,10 +68,13 @@ class Server:
         for name in ("NO_PROXY", "no_proxy"):  # a firm's proxy is not the way to this machine
             hosts = os.environ.get(name)
             os.environ[name] = f"{hosts},127.0.0.1" if hosts else "127.0.0.1"
+        self._output = tempfile.TemporaryFile()  # noqa: SIM115 - as long as the process
         self._process = subprocess.Popen(  # noqa: S603
             [sys.executable, "-m", "flows.embedded", str(port)],
             env={**os.environ, **SERVER},
             stdin=subprocess.PIPE,
+            stdout=self._output,
+            stderr=subprocess.STDOUT,
             start_new_session=True,  # Ctrl-C is for the flow, whose last report must be received
         )
         # Prefect sends its last logs and events after the main thread's end and before this.
@@ -79,8 +87,9 @@ class Server:
         while time.monotonic() < deadline:
             if self._process.poll() is not None:
                 raise PrefectError(
-                    f"Prefect's embedded server ended with code {self._process.returncode}; its "
-                    "reason is above, or set PREFECT_API_URL to a server of your own"
+                    f"Prefect's embedded server ended with code {self._process.returncode} "
+                    f"({self.last_fault() or 'it said nothing'}); mend that, or set "
+                    "PREFECT_API_URL to a server of your own"
                 )
             try:
                 with opener.open(f"{self.api}/health", timeout=5):
@@ -91,6 +100,12 @@ class Server:
             f"Prefect's embedded server at {self.api} did not answer within {START_SECONDS:.0f} s; "
             "try again on a less busy machine, or set PREFECT_API_URL to a server of your own"
         )
+
+    def last_fault(self) -> str | None:
+        """What ended the last traceback that it has written, if it has written one."""
+        self._output.seek(0)
+        faults = _FAULT.findall(self._output.read().decode(errors="replace"))
+        return faults[-1] if faults else None
 
     def _stop(self) -> None:
         if self._process.stdin is not None:
@@ -113,6 +128,8 @@ def begin() -> Server | None:
         os.environ.setdefault(name, value)
     for name in ("APILogWorker", "EventsWorker"):  # "Still processing items", at every exit
         logging.getLogger(name).setLevel(logging.ERROR)
+    # A record that Prefect's server does not take is no news: what fails there says so itself.
+    logging.raiseExceptions = False
 
     settings = _read_settings()
     if settings.api.url is not None:
@@ -150,9 +167,11 @@ def _read_settings() -> "Settings":
 def connected(server: Server | None) -> Iterator[None]:
     """Flows called inside run against `server`, or against the user's own where it is None.
 
-    Raises `PrefectError` in one line where that server does not answer.
+    Raises `PrefectError` in one line where that server does not answer, now or later.
     """
+    import httpx
     from prefect.client.orchestration import get_client
+    from prefect.exceptions import PrefectHTTPStatusError
     from prefect.settings import (
         PREFECT_API_URL,
         PREFECT_FLOWS_HEARTBEAT_FREQUENCY,
@@ -160,22 +179,28 @@ def connected(server: Server | None) -> Iterator[None]:
         temporary_settings,
     )
 
+    changes = {}
     if server is not None:
         server.wait()
         # Nobody listens for heartbeats here, and their thread costs up to a second at the end.
-        with temporary_settings(
-            {PREFECT_API_URL: server.api, PREFECT_FLOWS_HEARTBEAT_FREQUENCY: None}
-        ):
+        changes = {PREFECT_API_URL: server.api, PREFECT_FLOWS_HEARTBEAT_FREQUENCY: None}
+    else:
+        with get_client(sync_client=True) as client:
+            fault = client.api_healthcheck()
+        if fault is not None:
+            raise PrefectError(
+                f"Prefect's API at {get_current_settings().api.url} does not answer ({fault}); "
+                "start it, correct PREFECT_API_URL, or unset it to run with an embedded server"
+            )
+    try:
+        with temporary_settings(changes):
             yield
-        return
-    with get_client(sync_client=True) as client:
-        fault = client.api_healthcheck()
-    if fault is not None:
+    except (PrefectHTTPStatusError, httpx.TransportError) as error:
+        reason = (server and server.last_fault()) or reason_of(error)
         raise PrefectError(
-            f"Prefect's API at {get_current_settings().api.url} does not answer ({fault}); start "
-            "it, correct PREFECT_API_URL, or unset it to run with an embedded server"
-        )
-    yield
+            f"Prefect's API failed during the run ({reason}); mend that and give the command "
+            "again, which goes on from what the store has"
+        ) from None
 
 
 def _free_port() -> int:
@@ -185,7 +210,7 @@ def _free_port() -> int:
 
 
 def _end_with_parent() -> None:
-    sys.stdin.buffer.read()  # returns when the parent has gone or has closed the other end
+    os.read(0, 1)  # returns when the parent has gone or has closed the other end
     os.kill(os.getpid(), signal.SIGTERM)
     time.sleep(STOP_SECONDS)
     os._exit(1)

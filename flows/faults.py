@@ -2,13 +2,17 @@
 
 import logging
 
-from prefect.exceptions import FailedRun
+import httpx
+from prefect.exceptions import FailedRun, PrefectHTTPStatusError
 
 from etstpm.errors import EtstpmError
 
+FAULTS = EtstpmError, FailedRun, PrefectHTTPStatusError, httpx.TransportError
+"""The last two are of Prefect's server, whose disk may be full."""
+
 
 def log_faults_in_one_line() -> None:
-    """Drop the traceback from Prefect's records of an `EtstpmError`; a bug's traceback stays."""
+    """Drop the traceback from Prefect's records of `FAULTS`; a bug's traceback stays."""
     for name in ("prefect.task_runs", "prefect.flow_runs", "prefect.engine"):
         logging.getLogger(name).addFilter(_without_traceback)
 
@@ -21,7 +25,7 @@ def keep_faults_off_the_console() -> None:
 
 def _without_traceback(record: logging.LogRecord) -> bool:
     fault = record.exc_info[1] if record.exc_info else None
-    if isinstance(fault, EtstpmError | FailedRun):
+    if isinstance(fault, FAULTS):
         record.exc_info = record.exc_text = None
         record.msg, record.args = str(fault), ()
         record.is_fault = True

@@ -4,9 +4,11 @@ import json
 import os
 import shutil
 import signal
+import sqlite3
 import subprocess
 import sys
 import time
+from contextlib import closing
 from pathlib import Path
 
 import pandas as pd
@@ -285,6 +287,55 @@ def test_what_prefect_cannot_begin_with_is_said_in_one_line(
     assert last.startswith("etstpm: Prefect's ")
     assert message in last
     assert not store.exists(), "nothing is written"
+
+
+def test_server_that_cannot_start_says_why_in_one_line(root: Path, tmp_path: Path) -> None:
+    environment = {k: v for k, v in os.environ.items() if not k.startswith("PREFECT_")}
+    environment |= {"ETSTPM_CACHE": str(tmp_path / "cache"), "PREFECT_HOME": str(tmp_path / "home")}
+    environment |= {"PREFECT_API_DATABASE_CONNECTION_URL": "sqlite+aiosqlite:////proc/nowhere/x.db"}
+    store = tmp_path / "store"
+
+    done = subprocess.run(
+        [sys.executable, "-m", "flows.full", "--dataset", str(root), "--store", str(store)],
+        cwd=REPOSITORY,
+        env=environment,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+
+    assert (done.returncode, done.stdout) == (2, "")
+    assert "Traceback" not in done.stderr
+    *_, last = done.stderr.splitlines()
+    assert last.startswith("etstpm: Prefect's embedded server ended with code ")
+    assert "OperationalError: (sqlite3.OperationalError) unable to open database file" in last
+
+
+def test_run_whose_server_fails_ends_in_one_line(root: Path, tmp_path: Path) -> None:
+    environment = {k: v for k, v in os.environ.items() if not k.startswith("PREFECT_")}
+    environment |= {"ETSTPM_CACHE": str(tmp_path / "cache"), "PREFECT_HOME": str(tmp_path / "home")}
+    store = tmp_path / "store"
+    options = ["--dataset", str(root), "--store", str(store)]
+    overrides = [word for setting in SETTINGS for word in ("--set", setting)]
+    command = [sys.executable, "-m", "flows.full", *options, *overrides]
+    with subprocess.Popen(
+        command,
+        cwd=REPOSITORY,
+        env=environment,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    ) as process:
+        wait_until((store / "teachers").exists, RUN_SECONDS, "a teacher")
+        with closing(sqlite3.connect(tmp_path / "home" / "prefect.db", timeout=60)) as database:
+            database.execute("DROP TABLE flow_run_state")  # as good as a full disk
+        stdout, stderr = process.communicate(timeout=RUN_SECONDS)
+
+    assert (process.returncode, stdout) == (2, "")
+    assert "Traceback" not in stderr
+    *_, last = stderr.splitlines()
+    assert last.startswith("etstpm: Prefect's API failed during the run (")
+    assert "no such table: flow_run_state" in last
 
 
 def test_embedded_server_ends_with_a_killed_run(root: Path, tmp_path: Path) -> None:
