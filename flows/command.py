@@ -14,6 +14,7 @@ from etstpm.commands.entry import run_command
 from etstpm.config import Config
 from etstpm.errors import EtstpmError
 from etstpm.roots import choose_categories
+from etstpm.wording import how_to_open
 from flows.embedded import begin, connected
 
 SAMPLE_NOTICE = """\
@@ -98,12 +99,11 @@ def _show(config: Config, run_id: str) -> int:
     for row in run.summary:
         table.add_row(*row.display().values())
     console.print(table)
-    reader = f"import pandas; print(pandas.read_parquet('{run.files['metrics']}'))"
     teacher = "{description}, {summary}".format(**store.get(run.teacher_key).card)
     for name, text in {
         "teacher": teacher,
         **run.files,
-        "open with": f'python -c "{reader}"',
+        "open with": how_to_open(run.files["metrics"]),
         **({"report": store.display(report_key(run_id))} if has_report else {}),
     }.items():
         console.print(f"{name:<13} {text}", highlight=False, soft_wrap=True)

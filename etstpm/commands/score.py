@@ -7,6 +7,8 @@ import typer
 from rich.console import Console
 from rich.table import Table
 
+from etstpm.wording import how_to_open
+
 if TYPE_CHECKING:
     from etstpm.inference.new_images import NewScores
 
@@ -53,7 +55,7 @@ def _show(result: "NewScores") -> None:
         "run": f"{result.run_id}, threshold {result.threshold:.4g}",
         "drift": str(result.drift),
         "table": result.table,
-        "open with": f"python -c \"import pandas; print(pandas.read_parquet('{result.table}'))\"",
+        "open with": how_to_open(result.table),
     }
     for name, text in lines.items():
         console.print(f"{name:<10} {text}", highlight=False, soft_wrap=True)
