@@ -178,13 +178,9 @@ def _train(
             total = torch.zeros((), device=compute.device)
             order = np.concatenate([rng.permutation(training) for _ in range(passes)])
             for batch in batches(order, config.batch_size):
-                taught = features.batch(batch)
-                given = jitter(taught, config.jitter, noise) if config.is_jittered else taught
-                output = answer_rows(student, features, batch, given)
-                loss = matching_loss(taught, output, config.loss, config.hard_share)
-                loss.backward()  # type: ignore[no-untyped-call]
+                loss = backpropagate(student, features, batch, config, noise)
                 optimiser.step()
-                total += loss.detach() * len(batch)
+                total += loss * len(batch)
                 if not history and np.isnan(first_loss):
                     first_loss = loss.item()
                 bar.advance(len(batch))
@@ -224,6 +220,26 @@ def _train(
         )
     best_epoch = min(history, key=lambda record: record.validation_map).epoch
     return DistilledStudent(student, history, best_epoch)
+
+
+def backpropagate(
+    student: Student,
+    features: TeacherFeatures,
+    rows: Indices,
+    config: StudentConfig,
+    noise: torch.Generator,
+) -> Tensor:
+    """Give each parameter its gradient of a batch's loss; the loss.
+
+    What a step holds goes with it: kept in the loop's names, it would lie beside the next step's.
+    """
+    taught = features.batch(rows)
+    given = jitter(taught, config.jitter, noise) if config.is_jittered else taught
+    output = answer_rows(student, features, rows, given)
+    del given
+    loss = matching_loss(taught, output, config.loss, config.hard_share)
+    loss.backward()  # type: ignore[no-untyped-call]
+    return loss.detach()
 
 
 def jitter(features: Pyramid, length: float, noise: torch.Generator) -> Pyramid:
