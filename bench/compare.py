@@ -2,7 +2,7 @@
 
     make bench DATASET=MVTEC_ROOT WEIGHTS=WEIGHTS.pth
 
-Each with its own defaults: batches of 32 there, of 4 here. Every result is kept in
+Each with its own defaults: batches of 32 there, of 8 here. Every result is kept in
 bench/figures/compare.parquet as it comes. A group is measured anew as a whole, so that a ratio's
 two sides are of one hour: `--only student` leaves the others as they are, `--only nothing` prints.
 Prints medians, ratios, limits, and whether what was asked is reached.
