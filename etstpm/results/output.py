@@ -2,6 +2,7 @@
 
 import json
 import math
+import re
 import sys
 from collections.abc import Sequence
 from datetime import datetime
@@ -16,8 +17,11 @@ from etstpm.errors import ResultsError, reason_of
 from etstpm.paths import written_whole
 
 Format = Literal["table", "csv", "json", "parquet"]
-WIDEST = 160
+WIDEST = 240
 """Characters; what is longer is folded within its column."""
+DIGITS = 12
+"""Of a SHA-256 on the terminal; files and JSON have all 64."""
+_SHA256 = re.compile(r"[0-9a-f]{64}")
 _SUFFIXES: dict[str, Format] = {".csv": "csv", ".json": "json", ".parquet": "parquet"}
 
 
@@ -118,7 +122,8 @@ def _cell(value: Any) -> str:
         return f"{value:.3f}" if 0.001 <= abs(value) < 1000 or value == 0 else f"{value:.3g}"
     if isinstance(value, datetime):
         return f"{value:%Y-%m-%d %H:%M}"
-    return visible(str(value))
+    text = str(value)
+    return text[:DIGITS] if _SHA256.fullmatch(text) else visible(text)
 
 
 def visible(text: str) -> str:

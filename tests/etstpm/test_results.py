@@ -321,6 +321,21 @@ def test_names_of_folders_are_neither_sql_nor_markup_nor_control_codes(
     assert json.loads(output)[0]["run_id"] == FIRST
 
 
+def test_a_digest_is_short_on_the_terminal_and_whole_in_files(
+    filled: Store, command: Command
+) -> None:
+    question = ["results", "sql", "select distinct student_digest from metrics limit 1"]
+    question += ["--store", filled.uri]
+    _, written, _ = command(*question, "--format", "csv")
+    digest = written.splitlines()[1].strip('"')
+    assert len(digest) == 64
+
+    _, printed, _ = command(*question)
+
+    assert digest[:12] in printed
+    assert digest[:13] not in printed
+
+
 def test_the_script_runs_in_a_duckdb_of_ones_own(filled: Store, command: Command) -> None:
     import duckdb
 
