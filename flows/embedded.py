@@ -68,7 +68,8 @@ class Server:
         for name in ("NO_PROXY", "no_proxy"):  # a firm's proxy is not the way to this machine
             hosts = os.environ.get(name)
             os.environ[name] = f"{hosts},127.0.0.1" if hosts else "127.0.0.1"
-        self._output = tempfile.TemporaryFile()  # noqa: SIM115 - as long as the process
+        # It appends, wherever this process reads.
+        self._output = tempfile.TemporaryFile("ab+")  # noqa: SIM115 - as long as the process
         self._process = subprocess.Popen(  # noqa: S603
             [sys.executable, "-m", "flows.embedded", str(port)],
             env={**os.environ, **SERVER},
