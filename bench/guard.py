@@ -1,7 +1,7 @@
 """The quick guard of `make check`: our loops beside plain ones, in this process, in half a minute.
 
-Ratios only, the best of a few alternating rounds, with room for a busy machine: a ratio below its
-floor (exit code 1) means that something was put into a loop which does not belong there.
+Ratios only, the best of a few rounds, with room for a busy machine: a ratio twice below its floor
+(exit code 1) means that something was put into a loop which does not belong there.
 `make bench` measures for the record.
 """
 
@@ -34,13 +34,18 @@ IMAGES, SIZE, EPOCHS = 24, 128, 4
 def main() -> None:
     """Print each ratio and its floor; exit code 1 if one lies below."""
     checks = {
-        "training, of a plain loop's rate": (training(), 0.75),
-        "scoring, of two bare forwards' rate": (scoring(), 0.55),
-        "pixel metrics, of one sort's rate": (metrics(), 0.2),
+        "training, of a plain loop's rate": (training, 0.75),
+        "scoring, of two bare forwards' rate": (scoring, 0.55),
+        "pixel metrics, of one sort's rate": (metrics, 0.2),
     }
-    for name, (ratio, floor) in checks.items():
+    has_failed = False
+    for name, (measure, floor) in checks.items():
+        ratio = measure()
+        if ratio < floor:  # what is slow stays slow; a busy machine's other work may have gone
+            ratio = max(ratio, measure())
         print(f"{name}: {ratio:.2f} (at least {floor:g})")
-    sys.exit(any(ratio < floor for ratio, floor in checks.values()))
+        has_failed |= ratio < floor
+    sys.exit(has_failed)
 
 
 def training() -> float:
