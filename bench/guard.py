@@ -11,9 +11,9 @@ from collections.abc import Callable
 
 import numpy as np
 import torch
-from scipy import ndimage
 
 from bench.metrics_memory import draw
+from bench.metrics_speed import sort_and_label
 from etstpm.compute import choose_compute
 from etstpm.config import Config, ScoringConfig, StudentConfig
 from etstpm.distillation import TeacherFeatures, distil_student
@@ -22,7 +22,6 @@ from etstpm.matching import matching_loss
 from etstpm.metrics import pixel_metrics
 from etstpm.networks import freeze, random_pyramid
 from etstpm.optimisers import make_optimiser
-from etstpm.ranking import EIGHT_NEIGHBOURS
 from etstpm.scorer import Scorer
 from etstpm.splits import count_held_out
 from etstpm.students import answer, random_student
@@ -103,14 +102,9 @@ def metrics() -> float:
     """
     _, masks, upsampled = draw(64, 256)
     maps = [upsampled[number] for number in range(len(masks))]
-    scores = np.stack(maps).ravel()
-
-    def least() -> None:
-        np.sort(scores)
-        for mask in masks:
-            ndimage.label(mask, EIGHT_NEIGHBOURS)
-
-    return best_of(least) / best_of(lambda: pixel_metrics(masks, maps))
+    scores = np.stack(maps)
+    least = best_of(lambda: sort_and_label(masks, scores))
+    return least / best_of(lambda: pixel_metrics(masks, maps))
 
 
 def draw_pixels() -> np.ndarray[tuple[int, ...], np.dtype[np.uint8]]:

@@ -5,6 +5,7 @@ import http.client
 import shutil
 import tempfile
 import urllib.request
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TypeVar
@@ -245,7 +246,7 @@ def _read_tensors(content: bytes, source: str) -> dict[str, Tensor]:
 
 def _keep_pyramid(state: dict[str, Tensor], source: str) -> dict[str, Tensor]:
     """The pyramid's own tensors, float32; layer4 and the classifier are left out."""
-    expected = FeaturePyramid().state_dict()
+    expected = _expected(FeaturePyramid)
     missing = [name for name in expected if name not in state and "num_batches" not in name]
     wrong = [n for n in expected if n in state and state[n].shape != expected[n].shape]
     strange = [n for n in state if n not in expected and not n.startswith(("layer4.", "fc."))]
@@ -276,15 +277,25 @@ def _keep_pyramid(state: dict[str, Tensor], source: str) -> dict[str, Tensor]:
 def _keep_layer4(state: dict[str, Tensor]) -> dict[str, Tensor] | None:
     """layer4's tensors, float32; None unless all are there, of their shape and finite."""
     tensors = {}
-    with torch.device("meta"):  # shapes alone: its 34 MB would be drawn at random in vain
-        expected = layer4().state_dict()
-    for name, tensor in expected.items():
-        count = torch.zeros_like(tensor, device="cpu") if "num_batches" in name else None
-        given = state.get(f"layer4.{name}", count)
+    for name, tensor in _expected(layer4).items():
+        given = state.get(f"layer4.{name}", tensor if "num_batches" in name else None)
         if given is None or given.shape != tensor.shape or not bool(given.isfinite().all()):
             return None
         tensors[name] = given.to(tensor.dtype).contiguous()
     return tensors
+
+
+def _expected(network: Callable[[], nn.Module]) -> dict[str, Tensor]:
+    """A network's tensors: shapes alone, for weights would be drawn at random in vain.
+
+    But the counts of batches, which a file may lack, are there: zero.
+    """
+    with torch.device("meta"):
+        shapes = network().state_dict()
+    return {
+        name: torch.zeros_like(tensor, device="cpu") if "num_batches" in name else tensor
+        for name, tensor in shapes.items()
+    }
 
 
 def _is_folded(tensors: dict[str, Tensor]) -> bool:

@@ -89,7 +89,7 @@ class Server:
             if self._process.poll() is not None:
                 raise PrefectError(
                     f"Prefect's embedded server ended with code {self._process.returncode} "
-                    f"({self.last_fault() or 'it said nothing'}); mend that, or set "
+                    f"({self.last_fault() or 'it gave no reason'}); mend that, or set "
                     "PREFECT_API_URL to a server of your own"
                 )
             try:
@@ -170,15 +170,15 @@ def connected(server: Server | None) -> Iterator[None]:
 
     Raises `PrefectError` in one line where that server does not answer, now or later.
     """
-    import httpx
     from prefect.client.orchestration import get_client
-    from prefect.exceptions import PrefectHTTPStatusError
     from prefect.settings import (
         PREFECT_API_URL,
         PREFECT_FLOWS_HEARTBEAT_FREQUENCY,
         get_current_settings,
         temporary_settings,
     )
+
+    from flows.faults import SERVER_FAULTS
 
     changes = {}
     if server is not None:
@@ -196,7 +196,7 @@ def connected(server: Server | None) -> Iterator[None]:
     try:
         with temporary_settings(changes):
             yield
-    except (PrefectHTTPStatusError, httpx.TransportError) as error:
+    except SERVER_FAULTS as error:
         reason = (server and server.last_fault()) or reason_of(error)
         raise PrefectError(
             f"Prefect's API failed during the run ({reason}); mend that and give the command "

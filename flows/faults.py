@@ -7,8 +7,9 @@ from prefect.exceptions import FailedRun, PrefectHTTPStatusError
 
 from etstpm.errors import EtstpmError
 
-FAULTS = EtstpmError, FailedRun, PrefectHTTPStatusError, httpx.TransportError
-"""The last two are of Prefect's server, whose disk may be full."""
+SERVER_FAULTS = PrefectHTTPStatusError, httpx.TransportError
+"""Prefect's server fails, as with a full disk, or is away."""
+FAULTS = EtstpmError, FailedRun, *SERVER_FAULTS
 
 
 def log_faults_in_one_line() -> None:

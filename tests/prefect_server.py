@@ -195,13 +195,18 @@ def running_prefect(
         yield from _running(folder, postgres(Path(of_database)), settings or {}, has_ui=has_ui)
 
 
+def without_prefect() -> dict[str, str]:
+    """This process's environment, less what Prefect reads."""
+    return {name: value for name, value in os.environ.items() if not name.startswith("PREFECT_")}
+
+
 def _running(
     folder: Path, database: Service | None, settings: Mapping[str, str], *, has_ui: bool
 ) -> Iterator[Prefect]:
     port = free_port()
     api = f"http://127.0.0.1:{port}/api"
     environment = {
-        **{name: value for name, value in os.environ.items() if not name.startswith("PREFECT_")},
+        **without_prefect(),
         **CLIENT,
         "ETSTPM_CACHE": str(folder / "etstpm-cache"),
         "PREFECT_API_URL": api,

@@ -8,6 +8,7 @@ import sqlite3
 import subprocess
 import sys
 import time
+from collections.abc import Mapping
 from contextlib import closing
 from pathlib import Path
 
@@ -17,7 +18,7 @@ import pytest
 from etstpm.sample import draw_sample
 from etstpm.storage import Store
 from tests.etstpm.stage_runs import cards_of
-from tests.prefect_server import REPOSITORY, Prefect, wait_until
+from tests.prefect_server import REPOSITORY, Prefect, wait_until, without_prefect
 from tests.processes import children_of, is_alive
 
 RUN_SECONDS = 300.0
@@ -39,11 +40,18 @@ def root(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 class Pipeline:
-    """`python -m flows.full` with a store and a cache of its own, on the session's server."""
+    """`python -m flows.full` with a store and a cache of its own.
 
-    def __init__(self, server: Prefect, root: Path, folder: Path) -> None:
+    It runs on the session's server; without one it starts its own, by these variables.
+    """
+
+    def __init__(
+        self, server: Prefect | None, root: Path, folder: Path, variables: Mapping[str, str] = {}
+    ) -> None:
         self.store = folder / "store"
-        self.environment = {**server.environment, "ETSTPM_CACHE": str(folder / "cache")}
+        alone = without_prefect() | {"PREFECT_HOME": str(folder / "home")}
+        environment = alone if server is None else server.environment
+        self.environment = {**environment, "ETSTPM_CACHE": str(folder / "cache"), **variables}
         self.options = ["--dataset", str(root), "--store", str(self.store), "--config", "default"]
 
     def start(self, *options: str) -> "subprocess.Popen[str]":
@@ -268,41 +276,22 @@ def test_fault_is_one_line_and_exit_code_2(
 def test_what_prefect_cannot_begin_with_is_said_in_one_line(
     root: Path, tmp_path: Path, name: str, value: str, message: str
 ) -> None:
-    environment = {k: v for k, v in os.environ.items() if not k.startswith("PREFECT_")}
-    environment |= {"ETSTPM_CACHE": str(tmp_path / "cache"), name: value}
-    store = tmp_path / "store"
+    pipeline = Pipeline(None, root, tmp_path, {name: value})
 
-    done = subprocess.run(
-        [sys.executable, "-m", "flows.full", "--dataset", str(root), "--store", str(store)],
-        cwd=REPOSITORY,
-        env=environment,
-        capture_output=True,
-        text=True,
-        check=False,
-    )
+    done = pipeline.run()
 
     assert (done.returncode, done.stdout) == (2, "")
     assert "Traceback" not in done.stderr
     *_, last = done.stderr.splitlines()  # Prefect itself has warned before
     assert last.startswith("etstpm: Prefect's ")
     assert message in last
-    assert not store.exists(), "nothing is written"
+    assert not pipeline.store.exists(), "nothing is written"
 
 
 def test_server_that_cannot_start_says_why_in_one_line(root: Path, tmp_path: Path) -> None:
-    environment = {k: v for k, v in os.environ.items() if not k.startswith("PREFECT_")}
-    environment |= {"ETSTPM_CACHE": str(tmp_path / "cache"), "PREFECT_HOME": str(tmp_path / "home")}
-    environment |= {"PREFECT_API_DATABASE_CONNECTION_URL": "sqlite+aiosqlite:////proc/nowhere/x.db"}
-    store = tmp_path / "store"
+    database = {"PREFECT_API_DATABASE_CONNECTION_URL": "sqlite+aiosqlite:////proc/nowhere/x.db"}
 
-    done = subprocess.run(
-        [sys.executable, "-m", "flows.full", "--dataset", str(root), "--store", str(store)],
-        cwd=REPOSITORY,
-        env=environment,
-        capture_output=True,
-        text=True,
-        check=False,
-    )
+    done = Pipeline(None, root, tmp_path, database).run()
 
     assert (done.returncode, done.stdout) == (2, "")
     assert "Traceback" not in done.stderr
@@ -312,21 +301,9 @@ def test_server_that_cannot_start_says_why_in_one_line(root: Path, tmp_path: Pat
 
 
 def test_run_whose_server_fails_ends_in_one_line(root: Path, tmp_path: Path) -> None:
-    environment = {k: v for k, v in os.environ.items() if not k.startswith("PREFECT_")}
-    environment |= {"ETSTPM_CACHE": str(tmp_path / "cache"), "PREFECT_HOME": str(tmp_path / "home")}
-    store = tmp_path / "store"
-    options = ["--dataset", str(root), "--store", str(store)]
-    overrides = [word for setting in SETTINGS for word in ("--set", setting)]
-    command = [sys.executable, "-m", "flows.full", *options, *overrides]
-    with subprocess.Popen(
-        command,
-        cwd=REPOSITORY,
-        env=environment,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        text=True,
-    ) as process:
-        wait_until((store / "teachers").exists, RUN_SECONDS, "a teacher")
+    pipeline = Pipeline(None, root, tmp_path)
+    with pipeline.start() as process:
+        wait_until((pipeline.store / "teachers").exists, RUN_SECONDS, "a teacher")
         with closing(sqlite3.connect(tmp_path / "home" / "prefect.db", timeout=60)) as database:
             database.execute("DROP TABLE flow_run_state")  # as good as a full disk
         stdout, stderr = process.communicate(timeout=RUN_SECONDS)
@@ -339,20 +316,13 @@ def test_run_whose_server_fails_ends_in_one_line(root: Path, tmp_path: Path) -> 
 
 
 def test_embedded_server_ends_with_a_killed_run(root: Path, tmp_path: Path) -> None:
-    environment = {k: v for k, v in os.environ.items() if not k.startswith("PREFECT_")}
-    environment |= {"ETSTPM_CACHE": str(tmp_path / "cache"), "PREFECT_HOME": str(tmp_path / "home")}
-    environment |= {
-        "HTTP_PROXY": "http://127.0.0.1:9"
-    }  # a firm's: not for the server beside the run
-    options = ["--dataset", str(root), "--store", str(tmp_path / "store")]
-    overrides = [word for setting in SETTINGS for word in ("--set", setting)]
-    command = [sys.executable, "-m", "flows.full", *options, *overrides]
-    process = subprocess.Popen(command, cwd=REPOSITORY, env=environment, start_new_session=True)
-    try:
-        wait_until((tmp_path / "store" / "teachers").exists, RUN_SECONDS, "a teacher")
-        servers = children_of(process.pid)
-    finally:
-        process.kill()
-        process.wait()
+    proxy = {"HTTP_PROXY": "http://127.0.0.1:9"}  # a firm's: not for the server beside the run
+    pipeline = Pipeline(None, root, tmp_path, proxy)
+    with pipeline.start() as process:
+        try:
+            wait_until((pipeline.store / "teachers").exists, RUN_SECONDS, "a teacher")
+            servers = children_of(process.pid)
+        finally:
+            process.kill()
     assert servers, "the run had no server of its own"
     wait_until(lambda: not any(map(is_alive, servers)), 30, "the end of the embedded server")
