@@ -16,7 +16,8 @@ from bench.metrics_memory import draw
 from bench.metrics_speed import sort_and_label
 from etstpm.compute import choose_compute
 from etstpm.config import Config, ScoringConfig, StudentConfig
-from etstpm.distillation import TeacherFeatures, distil_student
+from etstpm.distillation import distil_student
+from etstpm.features import TeacherFeatures
 from etstpm.images import normalise
 from etstpm.matching import matching_loss
 from etstpm.metrics import pixel_metrics

@@ -22,7 +22,8 @@ from etstpm.compute import Compute, choose_compute
 from etstpm.config import Config
 from etstpm.dataset import image_files, scan_dataset
 from etstpm.decoded import load_pixels
-from etstpm.distillation import TeacherFeatures, answer_rows
+from etstpm.distillation import answer_rows
+from etstpm.features import TeacherFeatures
 from etstpm.images import Pixels
 from etstpm.matching import matching_loss
 from etstpm.networks import FeaturePyramid, freeze, load_weights

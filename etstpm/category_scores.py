@@ -11,7 +11,7 @@ import numpy.typing as npt
 import pyarrow as pa
 
 from etstpm.calibration import Calibration
-from etstpm.compute import Compute
+from etstpm.compute import Compute, give_back_freed_memory
 from etstpm.config import Config
 from etstpm.evaluation import Evaluation, evaluate
 from etstpm.gallery import thumbnail_table
@@ -69,6 +69,7 @@ def write_scores(
     thresholds = set_thresholds(scorer, good[held_out])
     rows, pixels = inputs.rows(category, "test"), inputs.pixels(category, "test", size)
     scored = scorer.score(pixels, thresholds.calibration)
+    give_back_freed_memory()
     own_masks = [own_mask(inputs.root, row) for row in rows]
     masks = np.stack([resize_mask(mask, size) for mask in own_masks])
     evaluation = evaluate_scored(category, rows, scored, own_masks, masks)

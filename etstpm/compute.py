@@ -87,12 +87,24 @@ def keep_freed_memory() -> None:
 
     A step's tensors are as large as the last one's: mapped anew they are page by page faulted in
     and cleared, which takes a quarter of a training step in batches of 32 (bench/allocator.py).
-    Where there is no glibc nothing happens. Holds for the whole process.
+    What an earlier stage has freed goes back first. Where there is no glibc nothing happens. Holds
+    for the whole process.
     """
-    if platform.libc_ver()[0] == "glibc":
+    give_back_freed_memory()
+    if _has_glibc():
         process = ctypes.CDLL(None)
         process.mallopt(M_MMAP_MAX, 0)
         process.mallopt(M_TRIM_THRESHOLD, 2**31 - 1)
+
+
+def give_back_freed_memory() -> None:
+    """Let the kernel have what is free: what comes next needs less, or blocks of other sizes."""
+    if _has_glibc():
+        ctypes.CDLL(None).malloc_trim(0)
+
+
+def _has_glibc() -> bool:
+    return platform.libc_ver()[0] == "glibc"
 
 
 def _gpu_multiplies_bfloat16(device: torch.device) -> bool:

@@ -13,18 +13,16 @@ from torch import Tensor
 from etstpm.compute import Compute
 from etstpm.config import StudentConfig
 from etstpm.errors import TrainingError
+from etstpm.features import EVALUATION_BATCH, TeacherFeatures
 from etstpm.images import Pixels, normalise
 from etstpm.matching import distance_maps, matching_loss
 from etstpm.networks import FeaturePyramid, Pyramid, normalise_features
 from etstpm.optimisers import make_optimiser
 from etstpm.progress import Bar
 from etstpm.reverse import ReverseStudent
-from etstpm.settings import settings
 from etstpm.splits import Indices, batches, split_train_validation
 from etstpm.students import Student, random_student
 
-EVALUATION_BATCH = 4
-"""Images that are looked at together: 16 would be no faster, and take 90 MB more at 256x256."""
 FALL_REQUIRED = 0.99
 """A student whose loss ends above this share of its first step's loss has learnt nothing."""
 CONSTANT = 0.01
@@ -67,51 +65,6 @@ class WarmStart:
     epochs: int
     split: tuple[Indices, Indices]
     """Rows that train and rows held out: none of the latter has trained the student."""
-
-
-class TeacherFeatures:
-    """The teacher's normalised features of a category, computed once: they never change.
-
-    Kept as float16 (0.9 MB an image at 256x256; unit vectors lose 5e-4 of a component), or computed
-    batch by batch where they would exceed `settings().feature_cache_gib`.
-    """
-
-    def __init__(self, teacher: FeaturePyramid, pixels: Pixels, compute: Compute) -> None:
-        self.teacher, self.pixels, self.compute = teacher, pixels, compute
-        self.cached: Pyramid | None = None
-        layers = ((64, 4), (128, 8), (256, 16))
-        components = sum(n * (pixels.shape[1] // stride) ** 2 for n, stride in layers)
-        if 2 * components * len(pixels) <= settings().feature_cache_gib * 2**30:
-            self.cached = self._compute_all()
-
-    def batch(self, indices: Indices) -> Pyramid:
-        """Normalised features of these images: three (N, C, H, W), float32, channels last."""
-        if self.cached is None:
-            return self._compute(self.pixels[indices])
-        rows = torch.from_numpy(indices).to(self.compute.device)
-        layer1, layer2, layer3 = (layer[rows].permute(0, 3, 1, 2).float() for layer in self.cached)
-        return layer1, layer2, layer3
-
-    def _compute(self, pixels: Pixels) -> Pyramid:
-        with torch.no_grad(), self.compute.autocast():
-            features = self.teacher(normalise(pixels, self.compute.device))
-        return normalise_features(features)
-
-    def _compute_all(self) -> Pyramid:
-        layers: list[Tensor] = []
-        for batch in batches(np.arange(len(self.pixels)), EVALUATION_BATCH):
-            features = self._compute(self.pixels[batch])
-            if not layers:
-                for feature in features:
-                    _, channels, height, width = feature.shape
-                    shape = (len(self.pixels), height, width, channels)
-                    layers.append(
-                        torch.empty(shape, dtype=torch.float16, device=self.compute.device)
-                    )
-            for layer, feature in zip(layers, features, strict=True):
-                layer[batch[0] : batch[-1] + 1] = feature.permute(0, 2, 3, 1)
-        layer1, layer2, layer3 = layers
-        return layer1, layer2, layer3
 
 
 def distil_student(

@@ -54,7 +54,10 @@ class Settings(BaseSettings):
         30.0, gt=0.0, description="A connection that is silent for so long counts as broken (s)."
     )
     feature_cache_gib: float = Field(
-        8.0, ge=0.0, description="Teacher features are kept in memory up to this size (GiB)."
+        8.0,
+        ge=0.0,
+        description="The teacher's features of a category are kept while its student trains, on "
+        "disk or in a GPU's memory, up to this size (GiB).",
     )
 
     teacher_processes: int = Field(

@@ -8,7 +8,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from etstpm.compute import Compute, choose_compute, keep_freed_memory
+from etstpm.compute import Compute, choose_compute, give_back_freed_memory, keep_freed_memory
 from etstpm.config import Config
 from etstpm.errors import ConfigError
 
@@ -112,7 +112,32 @@ def test_freed_memory_is_kept_by_the_process() -> None:
     assert faults["kept"] < faults["given back"] / 2, faults
 
 
+@pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="glibc's allocator alone is tuned")
+def test_kept_memory_goes_back_between_stages() -> None:
+    """A hundred blocks of 1 MB, each second of which is still in use: the heap has no free end."""
+    code = """if True:
+        import torch
+        from etstpm.compute import give_back_freed_memory, keep_freed_memory
+        def resident():
+            with open("/proc/self/statm") as file:
+                return int(file.read().split()[1]) * 4096 / 2**20
+        keep_freed_memory()
+        before = resident()
+        blocks = [torch.ones(1 << 18) for _ in range(100)]
+        blocks = blocks[::2]
+        kept = resident() - before
+        give_back_freed_memory()
+        print(kept, resident() - before, sum(block.sum().item() for block in blocks))
+    """
+    found = subprocess.check_output([sys.executable, "-c", code]).split()
+    kept, left, total = (float(number) for number in found)
+    assert kept > 95
+    assert 45 < left < 60
+    assert total == 50 * 2**18, "what is in use stays"
+
+
 def test_without_glibc_nothing_is_tuned(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(platform, "libc_ver", lambda: ("", ""))
     monkeypatch.setattr(ctypes, "CDLL", lambda _: pytest.fail("there is no mallopt to call"))
     keep_freed_memory()
+    give_back_freed_memory()

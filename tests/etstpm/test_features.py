@@ -1,0 +1,129 @@
+"""The teacher's features: what is kept is what was computed, and where it is kept."""
+
+import os
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from etstpm.compute import Compute
+from etstpm.errors import ConfigError
+from etstpm.features import InMemory, OnDisk, TeacherFeatures, forget_pages
+from etstpm.images import Pixels
+from etstpm.networks import FeaturePyramid, freeze, random_pyramid
+from etstpm.settings import settings
+
+CPU = Compute(torch.device("cpu"), torch.float32)
+CHOSEN = np.array([18, 3, 16, 0])
+
+SetVariable = Callable[[str, str], None]
+
+
+@pytest.fixture
+def setting(monkeypatch: pytest.MonkeyPatch) -> SetVariable:
+    """A setting for this test; the suite's own fixture empties the cache of settings after it."""
+
+    def change(name: str, value: str) -> None:
+        monkeypatch.setenv(name, value)
+        settings.cache_clear()
+
+    return change
+
+
+@pytest.fixture(scope="module")
+def teacher() -> FeaturePyramid:
+    return freeze(random_pyramid(100))
+
+
+@pytest.fixture(scope="module")
+def images() -> Pixels:
+    """More than one batch of them, the last one not full."""
+    return np.random.default_rng(0).integers(0, 256, (19, 64, 64, 3), dtype=np.uint8)
+
+
+def test_kept_features_are_the_computed_ones_to_float16(
+    teacher: FeaturePyramid, images: Pixels, setting: SetVariable
+) -> None:
+    kept = TeacherFeatures(teacher, images, CPU)
+    setting("ETSTPM_FEATURE_CACHE_GIB", "0")
+    computed = TeacherFeatures(teacher, images, CPU)
+    assert isinstance(kept.kept, OnDisk)
+    assert computed.kept is None
+    for found, expected in zip(kept.batch(CHOSEN), computed.batch(CHOSEN), strict=True):
+        assert found.shape == expected.shape
+        assert found.dtype is expected.dtype is torch.float32
+        assert found.is_contiguous(memory_format=torch.channels_last)
+        # Unit vectors: half a step of float16 below 1 is 2.4e-4.
+        assert torch.allclose(found, expected, atol=2.5e-4)
+        assert not torch.allclose(found, expected.flip(0), atol=1e-2)
+
+
+@pytest.mark.parametrize("fault", ["no folder", "full", "full half way"])
+def test_where_the_disk_takes_nothing_they_are_kept_in_memory(
+    teacher: FeaturePyramid,
+    images: Pixels,
+    setting: SetVariable,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    fault: str,
+) -> None:
+    on_disk = TeacherFeatures(teacher, images, CPU)
+    match fault:
+        case "no folder":
+            (tmp_path / "file").touch()
+            setting("ETSTPM_CACHE", str(tmp_path / "file" / "cache"))
+        case "full":
+            monkeypatch.setattr(os, "posix_fallocate", _full)
+        case "full half way":
+            monkeypatch.setattr(OnDisk, "write", _full)
+    in_memory = TeacherFeatures(teacher, images, CPU)
+    assert isinstance(in_memory.kept, InMemory)
+    for found, expected in zip(in_memory.batch(CHOSEN), on_disk.batch(CHOSEN), strict=True):
+        assert torch.equal(found, expected)
+
+
+def _full(*_: object) -> None:
+    raise OSError(28, "No space left on device")
+
+
+def test_no_file_is_left_and_none_has_a_name(
+    teacher: FeaturePyramid, images: Pixels, setting: SetVariable, tmp_path: Path
+) -> None:
+    setting("ETSTPM_CACHE", str(tmp_path))
+    features = TeacherFeatures(teacher, images, CPU)
+    assert isinstance(features.kept, OnDisk)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_file_that_is_cut_off_is_one_line(
+    teacher: FeaturePyramid, images: Pixels, setting: SetVariable, tmp_path: Path
+) -> None:
+    setting("ETSTPM_CACHE", str(tmp_path))
+    features = TeacherFeatures(teacher, images, CPU)
+    assert isinstance(features.kept, OnDisk)
+    os.ftruncate(features.kept.file.fileno(), 100)
+    with pytest.raises(ConfigError, match=r"cache .* cannot be read back .*set ETSTPM_CACHE"):
+        features.batch(CHOSEN)
+
+
+@pytest.mark.skipif(not Path("/proc/self/smaps").exists(), reason="needs Linux's /proc")
+def test_pages_of_a_map_are_let_go_and_come_again(tmp_path: Path) -> None:
+    path = tmp_path / "pixels.npy"
+    np.save(path, np.full((64, 64, 64, 3), 7, np.uint8))
+    pixels: Pixels = np.load(path, mmap_mode="r")
+    assert pixels.sum() == 7 * pixels.size
+    assert _resident(path) > 700  # of 768 KiB
+    forget_pages(pixels)
+    assert _resident(path) == 0
+    assert pixels.sum() == 7 * pixels.size
+
+
+def _resident(path: Path) -> int:
+    """KiB of a mapped file that are in this process."""
+    lines = iter(Path("/proc/self/smaps").read_text().splitlines())
+    for line in lines:
+        if line.endswith(str(path)):
+            return next(int(line.split()[1]) for line in lines if line.startswith("Rss:"))
+    raise AssertionError(f"{path} is not mapped")
