@@ -27,7 +27,7 @@ from etstpm.errors import ConfigError, EtstpmError
 if TYPE_CHECKING:  # torch is imported where it is needed: --help answers at once
     from bench.experiments import Trial
     from bench.records import Places
-    from etstpm.publishing import Outcome
+    from etstpm.runs import Outcome
     from etstpm.storage import Store
 
 HERE = Path(__file__).parent
@@ -137,12 +137,16 @@ def table(
     made, failures = read_results(opened, trials) if opened else ([], [])
     results = merged(read_table(page.with_suffix(".parquet"), trials), made, trials)
     rows = long_table(ablation, results, epochs_share)
+    if is_look and results:  # which need not be at every row: the page is of those that it was at
+        trials = [result.trial for result in results]
+        ablation = ablation.narrowed(trials)
     story = page.with_name(f"{page.stem}-story.md")
     words = quality_page(
         ablation,
         trials,
         results,
         failures,
+        title=f"A first look: {epochs_share:g} of the epochs" if is_look else "Detection quality",
         story=story.read_text("utf-8") if story.exists() else "",
         command="python -m bench.ablation table"
         + (f" --epochs-share {epochs_share}" if is_look else ""),

@@ -105,6 +105,22 @@ class Ablation(Section):
                 raise ValueError(f"no experiment {name!r}; there are {', '.join(names)}")
         return self
 
+    def narrowed(self, trials: Iterable["Trial"]) -> Self:
+        """Of these trials alone: their experiments and categories, and nothing to be reached."""
+        seen = list(trials)
+        names = {trial.experiment for trial in seen} | {self.reference}
+        categories = {trial.category for trial in seen}
+        return self.model_copy(
+            update={
+                "experiment": tuple(row for row in self.experiment if row.name in names),
+                "categories": tuple(name for name in self.categories if name in categories),
+                "image_categories": tuple(
+                    name for name in self.image_categories if name in categories
+                ),
+                "check": (),
+            }
+        )
+
     def names(self) -> list[str]:
         """The experiments' names, in their order."""
         return [row.name for row in self.experiment]

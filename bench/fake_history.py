@@ -26,8 +26,8 @@ from etstpm.gate import Finding, Verdict
 from etstpm.history import fold_history
 from etstpm.metric_rows import MEAN, ROWS, ROWS_OF_TYPE, WITHOUT_MEAN
 from etstpm.parquet import write_parquet
-from etstpm.publishing import Outcome, run_record
-from etstpm.runs import LATEST_KEY, move_latest, table_key
+from etstpm.publishing import run_record
+from etstpm.runs import LATEST_KEY, Outcome, move_latest, table_key
 from etstpm.storage import Store, file_sha256
 from etstpm.tables import ALL, IMAGE_SCORES, METRICS, PAPER
 

@@ -15,7 +15,7 @@ from bench.records import Origins, Places
 from etstpm import apart, stages
 from etstpm.config import Config, digest_of
 from etstpm.errors import EtstpmError, reason_of
-from etstpm.publishing import Outcome
+from etstpm.runs import Outcome
 from etstpm.storage import Store
 
 

@@ -22,14 +22,15 @@ def quality_page(
     results: Sequence[Result],
     failures: Sequence[Failure],
     *,
+    title: str,
     story: str,
     command: str,
 ) -> str:
     """The page, Markdown. `story` is taken in as it is; `command` is what made the page."""
     comparison = Comparison(ablation, results)
     parts = [
-        "<!-- Made by the command below. Do not edit: words belong into quality-story.md. -->",
-        "# Detection quality",
+        "<!-- Made by the command below. Do not edit: words belong into the page's -story.md. -->",
+        f"# {title}",
         *([story.strip()] if story.strip() else []),
         _origin(trials, results, failures, command),
         *_checks(comparison),
@@ -183,7 +184,7 @@ def _experiment_line(comparison: Comparison, row: Experiment) -> list[str]:
 
 def _published_lines(ablation: Ablation) -> list[list[str]]:
     """The papers' rows, where the categories are MVTec AD's."""
-    if not set(ablation.categories) <= set(STPM_PUBLISHED):
+    if not set(ablation.categories) <= set(STPM_PUBLISHED) or not ablation.image_categories:
         return []
     image = [STPM_PUBLISHED[name].image_auroc for name in ablation.image_categories]
     pixel = [STPM_PUBLISHED[name].pixel_auroc for name in ablation.categories]

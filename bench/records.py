@@ -9,7 +9,7 @@ from bench.experiments import Trial
 from etstpm import stages
 from etstpm.config import Config
 from etstpm.inputs import proven_weights
-from etstpm.publishing import Outcome
+from etstpm.runs import Outcome
 from etstpm.storage import Store
 
 Record = dict[str, Any]

@@ -17,7 +17,7 @@ from etstpm.features import EVALUATION_BATCH, TeacherFeatures
 from etstpm.images import Pixels, normalise
 from etstpm.matching import distance_maps, matching_loss
 from etstpm.networks import FeaturePyramid, Pyramid, normalise_features
-from etstpm.optimisers import make_optimiser
+from etstpm.optimisers import Optimiser, make_optimiser
 from etstpm.progress import Bar
 from etstpm.reverse import ReverseStudent
 from etstpm.splits import Indices, batches, split_train_validation
@@ -125,32 +125,20 @@ def _train(
     first_loss = float("nan")
     with Bar(f"{name}: student", epochs * shown) as bar:
         for epoch in range(1, epochs + 1):
-            started = time.perf_counter()
-            student.train()
-            learning_rate = optimiser.learning_rate
-            total = torch.zeros((), device=compute.device)
+            started, learning_rate = time.perf_counter(), optimiser.learning_rate
             order = np.concatenate([rng.permutation(training) for _ in range(passes)])
-            for batch in batches(order, config.batch_size):
-                loss = backpropagate(student, features, batch, config, noise)
-                optimiser.step()
-                total += loss * len(batch)
-                if not history and np.isnan(first_loss):
-                    first_loss = loss.item()
-                bar.advance(len(batch))
-            loss_of_epoch = total.item() / shown
+            loss, first = train_epoch(student, features, order, config, optimiser, noise, bar)
             seconds = time.perf_counter() - started
+            if not history:
+                first_loss = first
             record = EpochRecord(
                 epoch=epoch,
-                loss=loss_of_epoch,
+                loss=loss,
                 validation_map=validate(student, features, held_out),
                 learning_rate=learning_rate,
                 seconds=seconds,
             )
-            if not np.isfinite([record.loss, record.validation_map]).all():
-                raise TrainingError(
-                    f"{name}: the student's loss is {record.loss} in epoch {epoch}; lower "
-                    f"student.learning_rate (now {config.learning_rate}) or change the seed"
-                )
+            _require_finite(record, config, name)
             if not history or record.validation_map < min(r.validation_map for r in history):
                 best = {key: value.clone() for key, value in student.state_dict().items()}
             history.append(record)
@@ -158,12 +146,8 @@ def _train(
             if has_levelled_off(history, config):
                 break
 
-    if start is None and history[-1].loss > FALL_REQUIRED * first_loss:
-        raise TrainingError(
-            f"{name}: the student's loss did not fall ({first_loss:.3g} in the first step, "
-            f"{history[-1].loss:.3g} in the last epoch); lower student.learning_rate (now "
-            f"{config.learning_rate}), or give it more epochs (now {config.epochs})"
-        )
+    if start is None:
+        _require_fall(first_loss, history[-1].loss, config, name)
     student.load_state_dict(best)
     student.eval().requires_grad_(False)
     if answers_alike(student, features, training):
@@ -173,6 +157,29 @@ def _train(
         )
     best_epoch = min(history, key=lambda record: record.validation_map).epoch
     return DistilledStudent(student, history, best_epoch)
+
+
+def train_epoch(
+    student: Student,
+    features: TeacherFeatures,
+    order: Indices,
+    config: StudentConfig,
+    optimiser: Optimiser,
+    noise: torch.Generator,
+    bar: Bar,
+) -> tuple[float, float]:
+    """One step a batch of the images in this order; their mean loss, and the first step's."""
+    student.train()
+    losses: list[Tensor] = []
+    sizes: list[int] = []
+    for batch in batches(order, config.batch_size):
+        losses.append(backpropagate(student, features, batch, config, noise))
+        optimiser.step()
+        sizes.append(len(batch))
+        bar.advance(len(batch))
+    # Read now: at each step a GPU would have to wait for it.
+    found = torch.stack(losses).cpu().double()
+    return float(np.average(found, weights=sizes)), found[0].item()
 
 
 def backpropagate(
@@ -221,6 +228,23 @@ def has_levelled_off(history: Sequence[EpochRecord], config: StudentConfig) -> b
         return False
     lowest = min(record.validation_map for record in before)
     return min(record.validation_map for record in last) > (1 - LEAST_GAIN) * lowest
+
+
+def _require_finite(record: EpochRecord, config: StudentConfig, name: str) -> None:
+    if not np.isfinite([record.loss, record.validation_map]).all():
+        raise TrainingError(
+            f"{name}: the student's loss is {record.loss} in epoch {record.epoch}; lower "
+            f"student.learning_rate (now {config.learning_rate}) or change the seed"
+        )
+
+
+def _require_fall(first: float, last: float, config: StudentConfig, name: str) -> None:
+    if last > FALL_REQUIRED * first:
+        raise TrainingError(
+            f"{name}: the student's loss did not fall ({first:.3g} in the first step, "
+            f"{last:.3g} in the last epoch); lower student.learning_rate (now "
+            f"{config.learning_rate}), or give it more epochs (now {config.epochs})"
+        )
 
 
 def answers_alike(student: Student, features: TeacherFeatures, training: Indices) -> bool:

@@ -4,7 +4,7 @@ import hashlib
 import tempfile
 from collections.abc import Iterator, Mapping
 from contextlib import suppress
-from dataclasses import asdict, dataclass
+from dataclasses import asdict
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -13,84 +13,25 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from etstpm import __version__
-from etstpm.catalog import ET_STPM_MEAN, STPM_PUBLISHED, Published
 from etstpm.config import Config
 from etstpm.errors import StorageError
 from etstpm.gate import Verdict, judge
 from etstpm.history import fold_past_months
-from etstpm.metric_rows import MEAN, category_rows, mean_of, mean_rows, sum_replicates, value_of
+from etstpm.metric_rows import category_rows, mean_rows, sum_replicates
 from etstpm.parquet import write_parquet
 from etstpm.runs import (
     LATEST_KEY,
+    Outcome,
     Record,
     decisions,
     latest_run,
-    read_run,
     read_runs,
     run_key,
     table_key,
 )
 from etstpm.storage import Artifact, Store, file_sha256
-from etstpm.tables import ALL, IMAGE_SCORES, METRICS, OFFICIAL, PAPER, SCHEMA_VERSION
-
-
-@dataclass(frozen=True)
-class Outcome:
-    """What became of a category: the key of its scores, or why it failed."""
-
-    category: str
-    scores_key: str | None = None
-    failure: str | None = None
-
-
-@dataclass(frozen=True)
-class SummaryRow:
-    """One line of the table that a person sees."""
-
-    category: str
-    image_auroc: float | None
-    pixel_auroc: float | None
-    aupro: float | None
-    published: Published | None
-    seconds: float | None
-    """Time that training and scoring took, in this run or in the one that is reused."""
-    is_reused: bool = False
-    failure: str | None = None
-    retried: str | None = None
-    """Why its student's first training was thrown away, if one was."""
-
-    def display(self) -> dict[str, str]:
-        """The row's cells as text, by column."""
-        published = self.published
-        return {
-            "category": self.category,
-            "image AUROC": _number(self.image_auroc, self.failure),
-            "pixel AUROC": _number(self.pixel_auroc, self.failure),
-            "AUPRO": _number(self.aupro, self.failure),
-            "published image": _number(published.image_auroc) if published else "-",
-            "published pixel": _number(published.pixel_auroc) if published else "-",
-            "seconds": self._seconds(),
-        }
-
-    def _seconds(self) -> str:
-        if self.seconds is None:
-            return "-"
-        return f"{self.seconds:.0f}{' reused' if self.is_reused else ''}"
-
-
-@dataclass(frozen=True)
-class Run:
-    """A published run."""
-
-    run_id: str
-    is_complete: bool
-    dataset_key: str
-    teacher_key: str
-    summary: list[SummaryRow]
-    files: dict[str, str]
-    """Name of each table to its address."""
-    verdict: Verdict | None
-    """The gate's; None of runs that are older than the gate."""
+from etstpm.summary import Run, load_run
+from etstpm.tables import ALL, IMAGE_SCORES, METRICS, SCHEMA_VERSION
 
 
 def publish_run(
@@ -131,21 +72,12 @@ def publish_run(
         outcomes=outcomes,
         quarantined=card.get("quarantined"),
     )
-    before = read_runs(store, [run_id]).get(run_id)
-    latest = latest_run(store)
-    if before is not None and _is_whole(store, before, record):
-        # Killed between run.json and latest.json? Nothing else has become the latest since, and
-        # nobody has rolled back.
-        verdict = Verdict.from_record(before["verdict"])
-        was_passed_over = verdict.has_passed and latest == verdict.baseline
-        if was_passed_over and not _is_decided_since(store, before["created_at"]):
-            store.write_json(LATEST_KEY, {"run_id": run_id})
-        return load_run(store, run_id)
-
+    before, latest = read_runs(store, [run_id]).get(run_id), latest_run(store)
     if before is not None:
-        if latest == run_id:  # first: at no moment does the latest name a run that is not there
-            latest = _step_back(store, before)
-        store.remove_file(run_key(run_id))
+        if _is_whole(store, before, record):
+            _finish(store, before, latest)
+            return load_run(store, run_id)
+        latest = _take_back(store, before, latest)
     baseline = read_runs(store, [latest]).get(latest) if latest is not None else None
     verdict = judge(store, config.gate, record, baseline)
     files = _write_tables(store, record, outcomes, artifacts)
@@ -206,14 +138,31 @@ def _is_decided_since(store: Store, created_at: str) -> bool:
     return any(datetime.fromisoformat(decision.at) >= since for decision in decisions(store))
 
 
-def _step_back(store: Store, record: Record) -> str | None:
-    """Make the run that this one was judged against the latest again; None if there is none."""
-    baseline: str | None = record.get("verdict", {}).get("baseline")
-    if baseline is not None and read_runs(store, [baseline]):
-        store.write_json(LATEST_KEY, {"run_id": baseline})
-        return baseline
-    store.remove_file(LATEST_KEY)
-    return None
+def _finish(store: Store, before: Record, latest: str | None) -> None:
+    """Make a whole run the latest, if it was killed between its run.json and latest.json.
+
+    Then nothing else has become the latest since, and nobody has rolled back.
+    """
+    verdict = Verdict.from_record(before["verdict"])
+    was_passed_over = verdict.has_passed and latest == verdict.baseline
+    if was_passed_over and not _is_decided_since(store, before["created_at"]):
+        store.write_json(LATEST_KEY, {"run_id": before["run_id"]})
+
+
+def _take_back(store: Store, before: Record, latest: str | None) -> str | None:
+    """Remove a run's record. If it was the latest, the one that it was judged against is again.
+
+    Returns the latest run then. At no moment does `latest.json` name a run that is not there.
+    """
+    if latest == before["run_id"]:
+        latest = before.get("verdict", {}).get("baseline")
+        if latest is not None and read_runs(store, [latest]):
+            store.write_json(LATEST_KEY, {"run_id": latest})
+        else:
+            latest = None
+            store.remove_file(LATEST_KEY)
+    store.remove_file(run_key(before["run_id"]))
+    return latest
 
 
 def _write_tables(
@@ -266,27 +215,6 @@ def _metric_groups(
     yield pa.Table.from_pylist([common | row for row in means], schema=METRICS)
 
 
-def load_run(store: Store, run_id: str) -> Run:
-    """A published run, from its `run.json`. Raises `ResultsError` if there is none."""
-    record = read_run(store, run_id)
-    outcomes = [Outcome(**outcome) for outcome in record["outcomes"]]
-    artifacts = {
-        outcome.category: store.get(outcome.scores_key)
-        for outcome in outcomes
-        if outcome.scores_key is not None
-    }
-    started_at = datetime.fromisoformat(record["started_at"])
-    return Run(
-        run_id,
-        record["status"] == "complete",
-        record["dataset"],
-        record["teacher"],
-        _summarise(store, outcomes, artifacts, started_at),
-        {name: store.display(file["key"]) for name, file in record["files"].items()},
-        Verdict.from_record(record["verdict"]) if "verdict" in record else None,
-    )
-
-
 def _score_groups(
     store: Store, run_id: str, artifacts: Mapping[str, Artifact]
 ) -> Iterator[pa.Table]:
@@ -297,52 +225,3 @@ def _score_groups(
         if "fault" not in table.column_names:  # scored before there was one
             table = table.append_column("fault", pa.nulls(table.num_rows, pa.string()))
         yield table.append_column("run_id", pa.array([run_id] * table.num_rows))
-
-
-def _number(value: float | None, failure: str | None = None) -> str:
-    return "failed" if failure else "n/a" if value is None else f"{value:.3f}"
-
-
-def _summarise(
-    store: Store,
-    outcomes: list[Outcome],
-    artifacts: Mapping[str, Artifact],
-    started_at: datetime,
-) -> list[SummaryRow]:
-    rows = []
-    for outcome in outcomes:
-        artifact = artifacts.get(outcome.category)
-        metrics = artifact.card["metrics"] if artifact else {}
-        cards = [artifact.card, store.get(artifact.card["student"]).card] if artifact else []
-        made_at = [datetime.fromisoformat(card["created_at"]) for card in cards]
-        rows.append(
-            SummaryRow(
-                outcome.category,
-                value_of(metrics, PAPER, "image", "auroc"),
-                value_of(metrics, PAPER, "pixel", "auroc"),
-                value_of(metrics, OFFICIAL, "pixel", "aupro"),
-                STPM_PUBLISHED.get(outcome.category),
-                seconds=sum(card["seconds"] for card in cards) if cards else None,
-                is_reused=bool(cards) and max(made_at) < started_at,
-                failure=outcome.failure,
-                retried=cards[1].get("retried") if cards else None,
-            )
-        )
-    if len(rows) > 1:
-        spent = [row.seconds for row in rows if row.seconds is not None]
-        rows.append(
-            SummaryRow(
-                MEAN,
-                mean_of([row.image_auroc for row in rows]),
-                mean_of([row.pixel_auroc for row in rows]),
-                mean_of([row.aupro for row in rows]),
-                _published_mean(rows),
-                seconds=sum(spent) / len(spent) if spent else None,
-            )
-        )
-    return rows
-
-
-def _published_mean(rows: list[SummaryRow]) -> Published | None:
-    """ET-STPM's means where all fifteen categories are there: it published no others."""
-    return ET_STPM_MEAN if {row.category for row in rows} == set(STPM_PUBLISHED) else None

@@ -27,6 +27,15 @@ Record = dict[str, Any]
 
 
 @dataclass(frozen=True)
+class Outcome:
+    """What became of a category: the key of its scores, or why it failed."""
+
+    category: str
+    scores_key: str | None = None
+    failure: str | None = None
+
+
+@dataclass(frozen=True)
 class Decision:
     """A move of `runs/latest.json` by hand. Kept for ever, a file each below `decisions/`."""
 

@@ -84,10 +84,10 @@ def _execute(config: Config) -> int:
 
 def _show(config: Config, run_id: str) -> int:
     """Print the run's table, its files and what was found in the data; the exit code."""
-    from etstpm.publishing import load_run
     from etstpm.report import report_key
     from etstpm.stages import findings_of
     from etstpm.storage import Store
+    from etstpm.summary import load_run
 
     store = Store(config.store)
     run = load_run(store, run_id)

@@ -14,7 +14,7 @@ from pydantic import BaseModel, ConfigDict, Field
 from etstpm.addresses import Made, find_scores, find_teacher
 from etstpm.config import Config
 from etstpm.errors import TrainingError
-from etstpm.publishing import Outcome
+from etstpm.runs import Outcome
 from etstpm.settings import settings
 from etstpm.stages import categories_of
 from etstpm.storage import Store

@@ -20,8 +20,9 @@ from prefect.states import Completed, Failed
 
 from etstpm.config import Config
 from etstpm.errors import DamagedArtifactError, reason_of
-from etstpm.publishing import Outcome, load_run
+from etstpm.runs import Outcome
 from etstpm.storage import Store
+from etstpm.summary import load_run
 from etstpm.warm_start import pin_run
 from flows.faults import log_faults_in_one_line
 from flows.fleet import HERE, Fleet, make_categories, make_damaged_anew, make_teacher

@@ -10,7 +10,7 @@ from prefect.task_runners import ThreadPoolTaskRunner
 from etstpm import apart
 from etstpm.config import Config
 from etstpm.progress import track
-from etstpm.publishing import Outcome
+from etstpm.runs import Outcome
 from tasks.stage import at_once
 
 

@@ -8,7 +8,7 @@ from prefect.futures import PrefectFuture, as_completed
 
 from etstpm.config import Config
 from etstpm.errors import ConfigError, reason_of
-from etstpm.publishing import Outcome
+from etstpm.runs import Outcome
 
 
 def on_ray(

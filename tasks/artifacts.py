@@ -7,8 +7,8 @@ from prefect.artifacts import create_markdown_artifact
 
 from etstpm.inference.new_images import NewScores
 from etstpm.markdown import escape
-from etstpm.publishing import Run
 from etstpm.storage import Store
+from etstpm.summary import Run
 
 
 def show_hardest(store: Store, scores_key: str, category: str) -> None:

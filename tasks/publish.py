@@ -3,7 +3,8 @@
 from datetime import datetime
 
 from etstpm.config import Config
-from etstpm.publishing import Outcome, publish_run
+from etstpm.publishing import publish_run
+from etstpm.runs import Outcome
 from etstpm.storage import Store
 from tasks.artifacts import show_summary
 from tasks.stage import stage_task

@@ -6,8 +6,10 @@ from datetime import UTC, datetime
 
 from etstpm import stages
 from etstpm.config import Config
-from etstpm.publishing import Outcome, Run, publish_run
+from etstpm.publishing import publish_run
+from etstpm.runs import Outcome
 from etstpm.storage import Store
+from etstpm.summary import Run
 from etstpm.warm_start import pin_run
 
 

@@ -11,8 +11,10 @@ import pyarrow as pa
 from etstpm.config import Config, digest_of
 from etstpm.evaluation import evaluate
 from etstpm.parquet import schema_without, write_parquet
-from etstpm.publishing import Outcome, Run, publish_run
+from etstpm.publishing import publish_run
+from etstpm.runs import Outcome
 from etstpm.storage import Store
+from etstpm.summary import Run
 from etstpm.tables import IMAGE_SCORES, OFFICIAL, PAPER, REPLICATES
 
 STARTED = datetime(2026, 11, 23, 2, 0, tzinfo=UTC)

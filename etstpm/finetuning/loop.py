@@ -71,52 +71,16 @@ def finetune_teacher(
     images = GoodImages(pixels)
     training, held_out = images.split(config.validation_fraction, seed)
     objective = make_objective(weights, images, training, config, seed=seed, compute=compute)
-    objective.to(compute.device)
-    pyramid.requires_grad_(True).to(compute.device)
-    network = distribute(pyramid, compute, is_folded=weights.is_folded)
-    tuned_parameters = [*pyramid.parameters(), *objective.pretrained.parameters()]
-    optimiser = AdamW(
-        [
-            {"params": tuned_parameters, "lr": config.learning_rate},
-            {"params": objective.head.parameters(), "lr": 10 * config.learning_rate},
-        ]
-    )
-
-    def measure(rows: Rows, rng: np.random.Generator) -> Measured:
-        drawn, targets = objective.draw(rows, rng)
-        features = features_of(network, drawn, compute)
-        measured: Measured = objective(features, torch.as_tensor(targets, device=compute.device))
-        return measured
-
-    def evaluate() -> tuple[float, float]:
-        # The same order and the same draws each time, so that epochs can be compared.
-        rng = np.random.default_rng([seed, 3])
-        pyramid.eval()
-        with torch.no_grad():
-            order = rng.permutation(np.tile(held_out, (objective.held_out_draws, 1)))
-            parts = [(len(b), measure(b, rng)) for b in batches(order, config.batch_size)]
-        loss = sum(count * part.loss.item() for count, part in parts) / len(order)
-        right = torch.stack([part.right for _, part in parts]).sum(0)
-        total = torch.stack([part.total for _, part in parts]).sum(0)
-        return loss, accuracy_of(right, total)
+    tuning = Tuning(pyramid, objective, config, compute, is_folded=weights.is_folded)
 
     rng = np.random.default_rng([seed, 2])
-    (best_loss, accuracy), best_epoch = agree(*evaluate()), 0
+    (best_loss, accuracy), best_epoch = agree(*tuning.evaluate(held_out, seed)), 0
     best = copy.deepcopy(pyramid.state_dict())
     history: list[TeacherEpoch] = []
     with Bar(f"teacher: {config.mode}", config.epochs * len(training)) as bar:
         for epoch in range(1, config.epochs + 1):
-            pyramid.train(not weights.is_folded)
-            total = 0.0
-            for batch in batches(rng.permutation(training), config.batch_size):
-                loss = measure(batch, rng).loss
-                loss.backward()  # type: ignore[no-untyped-call]
-                average_gradients(objective.parameters())
-                optimiser.step()
-                optimiser.zero_grad()
-                total += loss.item() * len(batch)
-                bar.advance(len(batch))
-            record = TeacherEpoch(epoch, *agree(total / len(training), *evaluate()))
+            loss = tuning.train_epoch(rng.permutation(training), rng, bar)
+            record = TeacherEpoch(epoch, *agree(loss, *tuning.evaluate(held_out, seed)))
             history.append(record)
             bar.show(loss=record.loss, accuracy=record.validation_accuracy)
             if not np.isfinite([record.loss, record.validation_loss]).all():
@@ -133,6 +97,65 @@ def finetune_teacher(
     pyramid.load_state_dict(mix(weights.tensors, best, config.mixture))
     summary = _describe(objective, accuracy, best_epoch, len(history), config.mixture)
     return FinetunedTeacher(freeze(pyramid), history, summary)
+
+
+class Tuning:
+    """A pyramid and its objective on the device, what steps both, and how well they do."""
+
+    def __init__(
+        self,
+        pyramid: FeaturePyramid,
+        objective: Objective,
+        config: TeacherConfig,
+        compute: Compute,
+        *,
+        is_folded: bool,
+    ) -> None:
+        self.pyramid = pyramid.requires_grad_(True).to(compute.device)
+        self.objective = objective.to(compute.device)
+        self.compute, self.batch_size, self.is_folded = compute, config.batch_size, is_folded
+        self._network = distribute(pyramid, compute, is_folded=is_folded)
+        tuned = [*pyramid.parameters(), *objective.pretrained.parameters()]
+        self._optimiser = AdamW(
+            [
+                {"params": tuned, "lr": config.learning_rate},
+                {"params": objective.head.parameters(), "lr": 10 * config.learning_rate},
+            ]
+        )
+
+    def train_epoch(self, order: Rows, rng: np.random.Generator, bar: Bar) -> float:
+        """One step a batch of the images in this order; their mean loss."""
+        self.pyramid.train(not self.is_folded)
+        total = torch.zeros((), dtype=torch.float32, device=self.compute.device)
+        for batch in batches(order, self.batch_size):
+            loss = self._measure(batch, rng).loss
+            loss.backward()  # type: ignore[no-untyped-call]
+            average_gradients(self.objective.parameters())
+            self._optimiser.step()
+            self._optimiser.zero_grad()
+            total += loss.detach() * len(batch)
+            bar.advance(len(batch))
+        return total.item() / len(order)  # read now: at each step a GPU would have to wait
+
+    @torch.no_grad()
+    def evaluate(self, held_out: Rows, seed: int) -> tuple[float, float]:
+        """Mean loss and accuracy on held-out images, in one order and one draw for all epochs."""
+        rng = np.random.default_rng([seed, 3])
+        self.pyramid.eval()
+        order = rng.permutation(np.tile(held_out, (self.objective.held_out_draws, 1)))
+        parts = [(len(b), self._measure(b, rng)) for b in batches(order, self.batch_size)]
+        loss = sum(count * part.loss.item() for count, part in parts) / len(order)
+        right = torch.stack([part.right for _, part in parts]).sum(0)
+        total = torch.stack([part.total for _, part in parts]).sum(0)
+        return loss, accuracy_of(right, total)
+
+    def _measure(self, rows: Rows, rng: np.random.Generator) -> Measured:
+        drawn, targets = self.objective.draw(rows, rng)
+        features = features_of(self._network, drawn, self.compute)
+        measured: Measured = self.objective(
+            features, torch.as_tensor(targets, device=self.compute.device)
+        )
+        return measured
 
 
 def make_objective(

@@ -14,10 +14,10 @@ from etstpm.config import Config
 from etstpm.errors import ConfigError, ResultsError, StorageError
 from etstpm.gate import Verdict
 from etstpm.intervals import draw_weights
-from etstpm.publishing import Outcome, Run
-from etstpm.runs import LATEST_KEY, decisions, latest_run, move_latest, read_run
+from etstpm.runs import LATEST_KEY, Outcome, decisions, latest_run, move_latest, read_run
 from etstpm.storage import Store
 from etstpm.storage.artifact import seal
+from etstpm.summary import Run
 from tests.published import add_category, publish
 
 FIRST, SECOND, THIRD = (f"2026112{day}T020000Z-0000000{day}" for day in (3, 4, 5))

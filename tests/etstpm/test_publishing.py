@@ -20,8 +20,10 @@ from etstpm.config import Config
 from etstpm.errors import ResultsError, StorageError
 from etstpm.evaluation import Evaluation
 from etstpm.parquet import schema_without, write_parquet
-from etstpm.publishing import Outcome, Run, load_run, publish_run
+from etstpm.publishing import publish_run
+from etstpm.runs import Outcome
 from etstpm.storage import Store, file_sha256
+from etstpm.summary import Run, load_run
 from etstpm.tables import IMAGE_SCORES, METRICS, REPLICATES
 
 STARTED = datetime(2026, 11, 23, 22, 0, tzinfo=UTC)

@@ -17,7 +17,6 @@ from bench.fake_history import LOSS, SICK, FakeHistory
 from etstpm.cli import main
 from etstpm.errors import StorageError
 from etstpm.history import read_history
-from etstpm.publishing import Outcome
 from etstpm.results.database import Results, script
 from etstpm.results.queries import (
     compare_runs,
@@ -26,7 +25,7 @@ from etstpm.results.queries import (
     run_metrics,
     worst_images,
 )
-from etstpm.runs import decisions, latest_run, run_key, table_key
+from etstpm.runs import Outcome, decisions, latest_run, run_key, table_key
 from etstpm.storage import Store
 from tests.fault_proxy import FaultProxy
 from tests.published import add_category, publish

@@ -19,7 +19,8 @@ import torch
 
 from etstpm import stages
 from etstpm.errors import StorageError
-from etstpm.publishing import Outcome, publish_run
+from etstpm.publishing import publish_run
+from etstpm.runs import Outcome
 from etstpm.settings import settings
 from etstpm.storage import Store
 from etstpm.storage.verification import verify
