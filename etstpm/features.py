@@ -3,6 +3,7 @@
 import errno
 import mmap
 import os
+import shutil
 import tempfile
 import weakref
 from collections.abc import Sequence
@@ -101,14 +102,20 @@ class OnDisk:
     """
 
     def __init__(self, shapes: Sequence[Shape], count: int) -> None:
-        """Raises OSError if the cache's disk has no room for it."""
+        """Raises OSError if the cache's disk has not twice the room for it.
+
+        The rest is for whatever else lies there: a store, Prefect's database.
+        """
         self._shapes = shapes
         self._image_bytes = image_bytes(shapes)
-        settings().cache.mkdir(parents=True, exist_ok=True)
-        self.file = tempfile.TemporaryFile(dir=settings().cache, buffering=0)  # noqa: SIM115
+        cache, size = settings().cache, count * self._image_bytes
+        cache.mkdir(parents=True, exist_ok=True)
+        if shutil.disk_usage(cache).free < 2 * size:
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+        self.file = tempfile.TemporaryFile(dir=cache, buffering=0)  # noqa: SIM115
         weakref.finalize(self, self.file.close)
         if hasattr(os, "posix_fallocate"):  # a full disk is found now, not half way
-            os.posix_fallocate(self.file.fileno(), 0, count * self._image_bytes)
+            os.posix_fallocate(self.file.fileno(), 0, size)
 
     def write(self, rows: Indices, layers: Sequence[Tensor]) -> None:
         """Keep the layers of these images, which follow each other."""

@@ -1,8 +1,10 @@
 """The teacher's features: what is kept is what was computed, and where it is kept."""
 
 import os
+import shutil
 from collections.abc import Callable
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -60,7 +62,7 @@ def test_kept_features_are_the_computed_ones_to_float16(
         assert not torch.allclose(found, expected.flip(0), atol=1e-2)
 
 
-@pytest.mark.parametrize("fault", ["no folder", "full", "full half way"])
+@pytest.mark.parametrize("fault", ["no folder", "little room", "full", "full half way"])
 def test_where_the_disk_takes_nothing_they_are_kept_in_memory(
     teacher: FeaturePyramid,
     images: Pixels,
@@ -74,6 +76,10 @@ def test_where_the_disk_takes_nothing_they_are_kept_in_memory(
         case "no folder":
             (tmp_path / "file").touch()
             setting("ETSTPM_CACHE", str(tmp_path / "file" / "cache"))
+        case "little room":
+            size = 19 * 2 * (64 * 16**2 + 128 * 8**2 + 256 * 4**2)
+            room = SimpleNamespace(free=2 * size - 1)
+            monkeypatch.setattr(shutil, "disk_usage", lambda _: room)
         case "full":
             monkeypatch.setattr(os, "posix_fallocate", _full)
         case "full half way":
