@@ -63,6 +63,7 @@ class Server:
     """The embedded server, as a child of this process."""
 
     def __init__(self) -> None:
+        self._is_stopping = False
         port = _free_port()
         self.api = f"http://127.0.0.1:{port}/api"
         for name in ("NO_PROXY", "no_proxy"):  # a firm's proxy is not the way to this machine
@@ -102,6 +103,25 @@ class Server:
             "try again on a less busy machine, or set PREFECT_API_URL to a server of your own"
         )
 
+    def end_run_with_it(self) -> None:
+        """From now on, should the server end before this process has stopped it, both do."""
+        threading.Thread(target=self._end_run_with_it, daemon=True).start()
+
+    def _end_run_with_it(self) -> None:
+        code = self._process.wait()
+        if self._is_stopping:
+            return
+        # Whatever this process would still report, its client would try for minutes. What the store
+        # has is whole at any moment, as when it is killed.
+        shown_again = "\x1b[?25h\n" if sys.stderr.isatty() else ""  # the cursor, by a bar hidden
+        sys.stderr.write(
+            f"{shown_again}etstpm: Prefect's embedded server ended with code {code} during the run "
+            f"({self.last_fault() or 'it was killed, for want of memory perhaps'}); give the "
+            "command again, which goes on from what the store has\n"
+        )
+        sys.stderr.flush()
+        os._exit(PrefectError.exit_code)
+
     def last_fault(self) -> str | None:
         """What ended the last traceback that it has written, if it has written one."""
         self._output.seek(0)
@@ -109,6 +129,7 @@ class Server:
         return faults[-1] if faults else None
 
     def _stop(self) -> None:
+        self._is_stopping = True
         if self._process.stdin is not None:
             self._process.stdin.close()
         try:
@@ -183,6 +204,7 @@ def connected(server: Server | None) -> Iterator[None]:
     changes = {}
     if server is not None:
         server.wait()
+        server.end_run_with_it()
         # Nobody listens for heartbeats here, and their thread costs up to a second at the end.
         changes = {PREFECT_API_URL: server.api, PREFECT_FLOWS_HEARTBEAT_FREQUENCY: None}
     else:

@@ -315,6 +315,20 @@ def test_run_whose_server_fails_ends_in_one_line(root: Path, tmp_path: Path) -> 
     assert "no such table: flow_run_state" in last
 
 
+def test_run_ends_with_its_killed_server(root: Path, tmp_path: Path) -> None:
+    pipeline = Pipeline(None, root, tmp_path)
+    with pipeline.start() as process:
+        wait_until((pipeline.store / "teachers").exists, RUN_SECONDS, "a teacher")
+        (server,) = children_of(process.pid)
+        os.kill(server, signal.SIGKILL)
+        stdout, stderr = process.communicate(timeout=30)  # Prefect's client would try for minutes
+
+    assert (process.returncode, stdout) == (2, "")
+    (line,) = stderr.splitlines()
+    assert line.startswith("etstpm: Prefect's embedded server ended with code -9 during the run (")
+    assert "give the command again" in line
+
+
 def test_embedded_server_ends_with_a_killed_run(root: Path, tmp_path: Path) -> None:
     proxy = {"HTTP_PROXY": "http://127.0.0.1:9"}  # a firm's: not for the server beside the run
     pipeline = Pipeline(None, root, tmp_path, proxy)
