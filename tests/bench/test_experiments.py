@@ -110,6 +110,16 @@ def test_a_share_of_the_epochs_makes_other_trials(tmp_path: Path) -> None:
     assert {trial.key for trial in whole}.isdisjoint(trial.key for trial in short)
 
 
+def test_a_narrowed_table_is_of_its_trials_and_their_reference(tmp_path: Path) -> None:
+    ablation = load_ablation(written(tmp_path, TABLE))
+
+    narrowed = ablation.narrowed(trials_of(ablation, only=["summed"], categories=["fabric"]))
+
+    assert narrowed.names() == ["plain", "summed"]
+    assert narrowed.categories == narrowed.image_categories == ("fabric",)
+    assert ablation.narrowed(trials_of(ablation, only=["plain"])).names() == ["plain"]
+
+
 def test_keys_differ_by_category_seed_and_config_not_by_name(tmp_path: Path) -> None:
     ablation = load_ablation(written(tmp_path, TABLE))
     renamed = load_ablation(written(tmp_path, TABLE.replace('"plain"', '"other"')))
