@@ -64,6 +64,7 @@ def choose_compute(config: Config) -> Compute:
         kind = "cuda" if torch.cuda.is_available() else "cpu"
     device = torch.device(kind)
     if device.type == "cpu":
+        give_back_freed_memory()  # an earlier stage's
         keep_freed_memory()
     if device.type == "cuda" and (
         not torch.cuda.is_available() or (device.index or 0) >= torch.cuda.device_count()
@@ -87,10 +88,8 @@ def keep_freed_memory() -> None:
 
     A step's tensors are as large as the last one's: mapped anew they are page by page faulted in
     and cleared, which takes a quarter of a training step in batches of 32 (bench/allocator.py).
-    What an earlier stage has freed goes back first. Where there is no glibc nothing happens. Holds
-    for the whole process.
+    Where there is no glibc nothing happens. Holds for the whole process.
     """
-    give_back_freed_memory()
     if _has_glibc():
         process = ctypes.CDLL(None)
         process.mallopt(M_MMAP_MAX, 0)

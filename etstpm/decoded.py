@@ -146,8 +146,7 @@ class Draft:
         self._start = file.tell()
         file.truncate(self._start + count * self._row_bytes)
         file.flush()
-        if hasattr(os, "posix_fallocate") and count:  # a full disk is found now, not half way
-            os.posix_fallocate(file.fileno(), self._start, count * self._row_bytes)
+        reserve(file.fileno(), self._start, count * self._row_bytes)
 
     def write(self, row: int, pixels: Pixels) -> None:
         """An image into its row; threads may write at once.
@@ -155,9 +154,19 @@ class Draft:
         Through a map each page of a new file would be faulted in, which takes ten times as long.
         """
         content = np.ascontiguousarray(pixels).data
-        written = os.pwrite(self.file.fileno(), content, self._start + row * self._row_bytes)
-        if written != self._row_bytes:
-            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+        write_at(self.file.fileno(), content, self._start + row * self._row_bytes)
+
+
+def reserve(descriptor: int, start: int, size: int) -> None:
+    """Take a file's room on the disk. Raises OSError: a full one is found now, not half way."""
+    if hasattr(os, "posix_fallocate") and size:
+        os.posix_fallocate(descriptor, start, size)
+
+
+def write_at(descriptor: int, content: memoryview, offset: int) -> None:
+    """Write all of it; threads may write at once. Raises OSError where the disk takes less."""
+    if os.pwrite(descriptor, content, offset) != content.nbytes:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
 
 @contextmanager

@@ -15,6 +15,7 @@ import torch
 from torch import Tensor
 
 from etstpm.compute import Compute
+from etstpm.decoded import reserve, write_at
 from etstpm.errors import ConfigError
 from etstpm.images import Pixels, normalise
 from etstpm.networks import FeaturePyramid, Pyramid, normalise_features
@@ -114,16 +115,15 @@ class OnDisk:
             raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
         self.file = tempfile.TemporaryFile(dir=cache, buffering=0)  # noqa: SIM115
         weakref.finalize(self, self.file.close)
-        if hasattr(os, "posix_fallocate"):  # a full disk is found now, not half way
-            os.posix_fallocate(self.file.fileno(), 0, size)
+        reserve(self.file.fileno(), 0, size)
 
     def write(self, rows: Indices, layers: Sequence[Tensor]) -> None:
         """Keep the layers of these images, which follow each other."""
-        self.file.seek(int(rows[0]) * self._image_bytes)
+        offset = int(rows[0]) * self._image_bytes
         for image in zip(*(layer.contiguous().numpy() for layer in layers), strict=True):
             for layer in image:
-                if self.file.write(layer.data) != layer.nbytes:
-                    raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+                write_at(self.file.fileno(), layer.data, offset)
+                offset += layer.nbytes
 
     def read(self, rows: Indices) -> list[Tensor]:
         """The layers of these images. Raises `ConfigError` if the disk does not give them back."""

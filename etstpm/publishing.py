@@ -27,6 +27,7 @@ from etstpm.runs import (
     latest_run,
     read_runs,
     run_key,
+    scores_of,
     table_key,
 )
 from etstpm.storage import Artifact, Store, file_sha256
@@ -57,11 +58,7 @@ def publish_run(
         Outcome(category, failure=f"left out of the dataset: {reason}")
         for category, reason in card.get("left_out", {}).items()
     ]
-    artifacts = {
-        outcome.category: store.get(outcome.scores_key)
-        for outcome in outcomes
-        if outcome.scores_key is not None
-    }
+    artifacts = scores_of(store, outcomes)
     record = run_record(
         config,
         run_id=run_id,

@@ -15,7 +15,7 @@ from datetime import UTC, datetime
 from typing import Any, Literal
 
 from etstpm.errors import ResultsError, StorageError
-from etstpm.storage import Store
+from etstpm.storage import Artifact, Store
 from etstpm.tables import SCHEMA_VERSION
 
 LATEST = "latest"
@@ -47,6 +47,15 @@ class Decision:
     why: str
     at: str
     """ISO 8601, UTC."""
+
+
+def scores_of(store: Store, outcomes: Iterable[Outcome]) -> dict[str, Artifact]:
+    """The artifact of each category that has scores."""
+    return {
+        outcome.category: store.get(outcome.scores_key)
+        for outcome in outcomes
+        if outcome.scores_key is not None
+    }
 
 
 def run_key(run_id: str) -> str:

@@ -1,14 +1,13 @@
 """A published run as a person sees it: one line a category, and the mean."""
 
-from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import datetime
 
 from etstpm.catalog import ET_STPM_MEAN, STPM_PUBLISHED, Published
 from etstpm.gate import Verdict
 from etstpm.metric_rows import MEAN, mean_of, value_of
-from etstpm.runs import Outcome, read_run
-from etstpm.storage import Artifact, Store
+from etstpm.runs import Outcome, read_run, scores_of
+from etstpm.storage import Store
 from etstpm.tables import OFFICIAL, PAPER
 
 
@@ -66,18 +65,13 @@ def load_run(store: Store, run_id: str) -> Run:
     """A published run, from its `run.json`. Raises `ResultsError` if there is none."""
     record = read_run(store, run_id)
     outcomes = [Outcome(**outcome) for outcome in record["outcomes"]]
-    artifacts = {
-        outcome.category: store.get(outcome.scores_key)
-        for outcome in outcomes
-        if outcome.scores_key is not None
-    }
     started_at = datetime.fromisoformat(record["started_at"])
     return Run(
         run_id,
         record["status"] == "complete",
         record["dataset"],
         record["teacher"],
-        _summarise(store, outcomes, artifacts, started_at),
+        _summarise(store, outcomes, started_at),
         {name: store.display(file["key"]) for name, file in record["files"].items()},
         Verdict.from_record(record["verdict"]) if "verdict" in record else None,
     )
@@ -90,9 +84,9 @@ def _number(value: float | None, failure: str | None = None) -> str:
 def _summarise(
     store: Store,
     outcomes: list[Outcome],
-    artifacts: Mapping[str, Artifact],
     started_at: datetime,
 ) -> list[SummaryRow]:
+    artifacts = scores_of(store, outcomes)
     rows = []
     for outcome in outcomes:
         artifact = artifacts.get(outcome.category)

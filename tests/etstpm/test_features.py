@@ -2,7 +2,6 @@
 
 import os
 import shutil
-from collections.abc import Callable
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -20,19 +19,6 @@ from etstpm.settings import settings
 CPU = Compute(torch.device("cpu"), torch.float32)
 CHOSEN = np.array([18, 3, 16, 0])
 
-SetVariable = Callable[[str, str], None]
-
-
-@pytest.fixture
-def setting(monkeypatch: pytest.MonkeyPatch) -> SetVariable:
-    """A setting for this test; the suite's own fixture empties the cache of settings after it."""
-
-    def change(name: str, value: str) -> None:
-        monkeypatch.setenv(name, value)
-        settings.cache_clear()
-
-    return change
-
 
 @pytest.fixture(scope="module")
 def teacher() -> FeaturePyramid:
@@ -45,15 +31,23 @@ def images() -> Pixels:
     return np.random.default_rng(0).integers(0, 256, (19, 64, 64, 3), dtype=np.uint8)
 
 
+@pytest.fixture
+def on_disk(teacher: FeaturePyramid, images: Pixels, cache: Path) -> TeacherFeatures:
+    """Features that are kept in `cache`."""
+    features = TeacherFeatures(teacher, images, CPU)
+    assert cache.is_dir()
+    return features
+
+
 def test_kept_features_are_the_computed_ones_to_float16(
-    teacher: FeaturePyramid, images: Pixels, setting: SetVariable
+    on_disk: TeacherFeatures, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    kept = TeacherFeatures(teacher, images, CPU)
-    setting("ETSTPM_FEATURE_CACHE_GIB", "0")
-    computed = TeacherFeatures(teacher, images, CPU)
-    assert isinstance(kept.kept, OnDisk)
+    monkeypatch.setenv("ETSTPM_FEATURE_CACHE_GIB", "0")
+    settings.cache_clear()
+    computed = TeacherFeatures(on_disk.teacher, on_disk.pixels, CPU)
+    assert isinstance(on_disk.kept, OnDisk)
     assert computed.kept is None
-    for found, expected in zip(kept.batch(CHOSEN), computed.batch(CHOSEN), strict=True):
+    for found, expected in zip(on_disk.batch(CHOSEN), computed.batch(CHOSEN), strict=True):
         assert found.shape == expected.shape
         assert found.dtype is expected.dtype is torch.float32
         assert found.is_contiguous(memory_format=torch.channels_last)
@@ -64,18 +58,12 @@ def test_kept_features_are_the_computed_ones_to_float16(
 
 @pytest.mark.parametrize("fault", ["no folder", "little room", "full", "full half way"])
 def test_where_the_disk_takes_nothing_they_are_kept_in_memory(
-    teacher: FeaturePyramid,
-    images: Pixels,
-    setting: SetVariable,
-    tmp_path: Path,
-    monkeypatch: pytest.MonkeyPatch,
-    fault: str,
+    on_disk: TeacherFeatures, cache: Path, monkeypatch: pytest.MonkeyPatch, fault: str
 ) -> None:
-    on_disk = TeacherFeatures(teacher, images, CPU)
     match fault:
         case "no folder":
-            (tmp_path / "file").touch()
-            setting("ETSTPM_CACHE", str(tmp_path / "file" / "cache"))
+            cache.rmdir()
+            cache.touch()
         case "little room":
             size = 19 * 2 * (64 * 16**2 + 128 * 8**2 + 256 * 4**2)
             room = SimpleNamespace(free=2 * size - 1)
@@ -84,7 +72,7 @@ def test_where_the_disk_takes_nothing_they_are_kept_in_memory(
             monkeypatch.setattr(os, "posix_fallocate", _full)
         case "full half way":
             monkeypatch.setattr(OnDisk, "write", _full)
-    in_memory = TeacherFeatures(teacher, images, CPU)
+    in_memory = TeacherFeatures(on_disk.teacher, on_disk.pixels, CPU)
     assert isinstance(in_memory.kept, InMemory)
     for found, expected in zip(in_memory.batch(CHOSEN), on_disk.batch(CHOSEN), strict=True):
         assert torch.equal(found, expected)
@@ -94,24 +82,16 @@ def _full(*_: object) -> None:
     raise OSError(28, "No space left on device")
 
 
-def test_no_file_is_left_and_none_has_a_name(
-    teacher: FeaturePyramid, images: Pixels, setting: SetVariable, tmp_path: Path
-) -> None:
-    setting("ETSTPM_CACHE", str(tmp_path))
-    features = TeacherFeatures(teacher, images, CPU)
-    assert isinstance(features.kept, OnDisk)
-    assert list(tmp_path.iterdir()) == []
+def test_no_file_is_left_and_none_has_a_name(on_disk: TeacherFeatures, cache: Path) -> None:
+    assert isinstance(on_disk.kept, OnDisk)
+    assert list(cache.iterdir()) == []
 
 
-def test_a_file_that_is_cut_off_is_one_line(
-    teacher: FeaturePyramid, images: Pixels, setting: SetVariable, tmp_path: Path
-) -> None:
-    setting("ETSTPM_CACHE", str(tmp_path))
-    features = TeacherFeatures(teacher, images, CPU)
-    assert isinstance(features.kept, OnDisk)
-    os.ftruncate(features.kept.file.fileno(), 100)
+def test_a_file_that_is_cut_off_is_one_line(on_disk: TeacherFeatures) -> None:
+    assert isinstance(on_disk.kept, OnDisk)
+    os.ftruncate(on_disk.kept.file.fileno(), 100)
     with pytest.raises(ConfigError, match=r"cache .* cannot be read back .*set ETSTPM_CACHE"):
-        features.batch(CHOSEN)
+        on_disk.batch(CHOSEN)
 
 
 @pytest.mark.skipif(not Path("/proc/self/smaps").exists(), reason="needs Linux's /proc")
