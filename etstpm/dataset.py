@@ -23,8 +23,6 @@ from etstpm.tables import ALL, FINDINGS, MANIFEST
 
 MINIMUM_TRAIN = 2
 """One image to train on and one to hold out."""
-RESERVED = "mean"
-"""The tables' name for what is averaged over the categories."""
 IDENTITY = ["image_path", "image_sha256", "mask_sha256", "mask_above", "split", "defect_type"]
 """Columns of the manifest that say which dataset it is."""
 
@@ -174,8 +172,6 @@ def _scan_category(
     folder = scan.root / category
     if not scan.has_usable_name(folder, category):
         return []
-    if category == RESERVED:
-        _report_reserved(scan, folder, category)
     try:
         entries = layout.entries(scan, category)
     except OSError as error:
@@ -189,7 +185,14 @@ def _scan_category(
         )
         return []
     if any(entry.defect_type == ALL for entry in entries):
-        _report_reserved(scan, folder / "test" / ALL, category)
+        scan.report(
+            "reserved-name",
+            folder / "test" / ALL,
+            "another name",
+            repr(ALL),
+            "rename the folder, and that of its masks",
+            category=category,
+        )
     images, masks = read_files(scan, category, entries, size, cache)
     comparison.judge(category, entries, images)
     usable = {
@@ -245,12 +248,6 @@ def _require_both_splits(scan: Scan, category: str, kept: Sequence[Entry]) -> No
         remedy = "add them, or leave it out"
         path = folder / "test"
         scan.report("no-test", path, "test images", "none", remedy, category=category)
-
-
-def _report_reserved(scan: Scan, path: Path, category: str) -> None:
-    remedy = "rename the folder, and that of its masks"
-    found = repr(path.name)
-    scan.report("reserved-name", path, "another name", found, remedy, category=category)
 
 
 def _name(scan: Scan, path: Path) -> str:

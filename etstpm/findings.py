@@ -74,7 +74,7 @@ KINDS = {
     # of categories
     "no-train-good": _unusable("fewer than two good training images"),
     "no-test": _unusable("no test images"),
-    "reserved-name": _unusable("a name that the tables use for something else"),
+    "reserved-name": _unusable("a defect type with the tables' name for all of them"),
     "unreadable-folder": _unusable("the system cannot list a folder"),
     "count": Kind("warning", "another number of images than in the official release"),
     "one-class": Kind("warning", "only good or only defective test images: no AUROC"),

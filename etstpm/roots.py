@@ -12,6 +12,9 @@ from etstpm.errors import DatasetError
 from etstpm.layouts import TREE, Layout, open_layout
 from etstpm.layouts.listing import unreadable
 
+RESERVED = "mean"
+"""The tables' name for what is averaged over the categories."""
+
 
 def open_root(root: Path, name: str | None = None) -> tuple[Declaration, Layout]:
     """Which dataset lies there, and how to read it.
@@ -45,7 +48,8 @@ def choose_categories(
 ) -> list[str]:
     """The categories to run, sorted: those asked for, else all that the root holds.
 
-    Reads folder names alone. Raises `DatasetError` for a root or a category that is not there.
+    Reads folder names alone. Raises `DatasetError` for a root or a category that is not there, and
+    for one whose name no table can hold beside its own.
     """
     _, layout = open_root(root, name)
     found = layout.categories()
@@ -58,4 +62,10 @@ def choose_categories(
         raise DatasetError(
             f"dataset {root}: no category {unknown[0]!r}; it holds {', '.join(found)}"
         )
-    return sorted(set(categories)) if categories else found
+    chosen = sorted(set(categories)) if categories else found
+    if RESERVED in chosen:
+        raise DatasetError(
+            f"dataset {root}: a category is called {RESERVED!r}, as the tables call what is "
+            "averaged over all; rename its folder, or leave it out with CATEGORIES="
+        )
+    return chosen

@@ -114,10 +114,11 @@ class Server:
         # Whatever this process would still report, its client would try for minutes. What the store
         # has is whole at any moment, as when it is killed.
         shown_again = "\x1b[?25h\n" if sys.stderr.isatty() else ""  # the cursor, by a bar hidden
+        unsaid = "it was killed, for want of memory perhaps" if code < 0 else "it gave no reason"
         sys.stderr.write(
             f"{shown_again}etstpm: Prefect's embedded server ended with code {code} during the run "
-            f"({self.last_fault() or 'it was killed, for want of memory perhaps'}); give the "
-            "command again, which goes on from what the store has\n"
+            f"({self.last_fault() or unsaid}); give the command again, which goes on from what the "
+            "store has\n"
         )
         sys.stderr.flush()
         os._exit(PrefectError.exit_code)

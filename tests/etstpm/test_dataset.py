@@ -163,6 +163,18 @@ def test_an_unknown_category_is_refused_with_those_there(drawn: Path, cache: Pat
     assert message == f"dataset {drawn}: no category 'flnge'; it holds biscuit, fabric, flange"
 
 
+def test_a_category_named_as_the_mean_of_all_is_refused(dataset: Path, cache: Path) -> None:
+    (dataset / "flange").rename(dataset / "mean")
+    for policy in ("fail", "warn"):
+        with pytest.raises(DatasetError) as caught:
+            scan_dataset(dataset, None, 64, cache, on_finding=policy)
+        assert str(caught.value) == (
+            f"dataset {dataset}: a category is called 'mean', as the tables call what is averaged "
+            "over all; rename its folder, or leave it out with CATEGORIES="
+        )
+    assert scan_dataset(dataset, ["fabric"], 64, cache).findings.num_rows == 0
+
+
 def test_the_other_errors_are_counted(dataset: Path, cache: Path) -> None:
     for path in list((dataset / "flange/train/good").iterdir()):
         os.truncate(path, 100)

@@ -1,6 +1,6 @@
 """The student's loop on tiny images."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 
 import numpy as np
 import pytest
@@ -54,15 +54,6 @@ def teacher() -> FeaturePyramid:
     return freeze(random_pyramid(100))
 
 
-@pytest.fixture
-def without_feature_cache(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
-    monkeypatch.setenv("ETSTPM_FEATURE_CACHE_GIB", "0")
-    settings.cache_clear()
-    yield
-    monkeypatch.undo()
-    settings.cache_clear()
-
-
 def state_of(network: Student) -> dict[str, torch.Tensor]:
     return {name: tensor.clone() for name, tensor in network.state_dict().items()}
 
@@ -76,8 +67,11 @@ def are_equal(one: dict[str, torch.Tensor], other: dict[str, torch.Tensor]) -> b
     return one.keys() == other.keys() and all(torch.equal(one[k], other[k]) for k in one)
 
 
-@pytest.mark.usefixtures("without_feature_cache")
-def test_a_student_learns_without_the_feature_cache_too(teacher: FeaturePyramid) -> None:
+def test_a_student_learns_without_the_feature_cache_too(
+    teacher: FeaturePyramid, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("ETSTPM_FEATURE_CACHE_GIB", "0")
+    settings.cache_clear()
     images = draw_images(0)
     distilled = distil_student(teacher, images, SHORT, seed=0, compute=CPU, name="bottle")
     assert distilled.history[-1].loss < distilled.history[0].loss

@@ -458,13 +458,6 @@ TABLE: list[tuple[str, Break, str, str, str]] = [
         "expected test images, found none; add them, or leave it out",
     ),
     (
-        "a category named mean",
-        rename("flange", "mean"),
-        "reserved-name",
-        "mean",
-        "expected another name, found 'mean'; rename the folder",
-    ),
-    (
         "a defect named all",
         rename(f"flange/test/{DEFECT}", "flange/test/all"),
         "reserved-name",
