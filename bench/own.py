@@ -43,7 +43,6 @@ from etstpm.tables import PAPER_SIDE
 
 ROUNDS = 3
 LIMIT_STEPS = 6
-DECODE_ROUNDS = 3
 
 
 def main() -> None:
@@ -152,11 +151,10 @@ def measure_decoding(files: Sequence[ImageFile]) -> dict[str, float]:
             load_pixels("test", files, PAPER_SIDE, Path(folder))
 
     decode_all()
-    rounds = range(DECODE_ROUNDS)
+    filled, decoded = in_turn(fill_cache, decode_all)
     return {
-        "images_per_second": len(files) / statistics.median(seconds_of(fill_cache) for _ in rounds),
-        "limit_images_per_second": len(files)
-        / statistics.median(seconds_of(decode_all) for _ in rounds),
+        "images_per_second": len(files) / filled,
+        "limit_images_per_second": len(files) / decoded,
     }
 
 
@@ -165,13 +163,15 @@ def measure_scoring(
 ) -> dict[str, float]:
     """Images per second to maps and scores, from PNG files and from pixels decoded before.
 
-    The limit is both networks' forward over a batch that stays in memory.
+    The limit is both networks' forward over a batch that stays in memory, as often as the images
+    have batches.
     """
     config, student = ScoringConfig(), freeze(random_student(StudentConfig().network, 0))
     scorer = Scorer(teacher, student, config, compute)
     score = partial(scorer.score, calibration=scorer.calibrate(good))
     decoded = load_pixels("test", files, PAPER_SIDE, Path(tempfile.mkdtemp()))
     batch = normalise(decoded[: config.batch_size], compute.device)
+    count = len(files) // len(batch)
 
     def from_files() -> None:
         with tempfile.TemporaryDirectory() as folder:
@@ -179,16 +179,22 @@ def measure_scoring(
 
     def forward() -> None:
         with torch.inference_mode(), compute.autocast():
-            answer(student, batch, teacher(batch))
+            for _ in range(count):
+                answer(student, batch, teacher(batch))
 
     from_files()
-    forward()
+    decoding, cached, bare = in_turn(from_files, partial(score, pixels=decoded), forward)
     return {
-        "images_per_second": len(files) / seconds_of(from_files),
-        "cached_images_per_second": len(files) / seconds_of(lambda: score(pixels=decoded)),
-        "limit_images_per_second": len(batch)
-        / statistics.median(seconds_of(forward) for _ in range(LIMIT_STEPS)),
+        "images_per_second": len(files) / decoding,
+        "cached_images_per_second": len(files) / cached,
+        "limit_images_per_second": count * len(batch) / bare,
     }
+
+
+def in_turn(*works: Callable[[], object]) -> list[float]:
+    """Median seconds of each, one after the other and all over again: see `measure_training`."""
+    rounds = [[seconds_of(work) for work in works] for _ in range(ROUNDS)]
+    return [statistics.median(seconds) for seconds in zip(*rounds, strict=True)]
 
 
 def peak_rss_mb() -> float:

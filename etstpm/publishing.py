@@ -70,16 +70,19 @@ def publish_run(
         quarantined=card.get("quarantined"),
     )
     before, latest = read_runs(store, [run_id]).get(run_id), latest_run(store)
+    is_chosen = False
     if before is not None:
-        if _is_whole(store, before, record):
+        is_same = _is_same(before, record)
+        if is_same and _is_undamaged(store, before):
             _finish(store, before, latest)
             return load_run(store, run_id)
+        is_chosen = is_same and latest == run_id and _is_choice(store, run_id)
         latest = _take_back(store, before, latest)
     baseline = read_runs(store, [latest]).get(latest) if latest is not None else None
     verdict = judge(store, config.gate, record, baseline)
     files = _write_tables(store, record, outcomes, artifacts)
     store.write_json(run_key(run_id), record | {"files": files, "verdict": verdict.to_record()})
-    if verdict.has_passed:
+    if verdict.has_passed or is_chosen:
         store.write_json(LATEST_KEY, {"run_id": run_id})
     fold_past_months(store, started_at)
     return load_run(store, run_id)
@@ -116,17 +119,26 @@ def run_record(
     }
 
 
-def _is_whole(store: Store, before: Record, record: Record) -> bool:
-    """Whether a run is published of the same, by this version, and its tables are undamaged."""
+def _is_same(before: Record, record: Record) -> bool:
+    """Whether a run was published whole, of the same and by this version."""
     same = record.keys() - {"created_at", "started_at"}
-    if "verdict" not in before or any(before.get(key) != record[key] for key in same):
-        return False
+    return "verdict" in before and all(before.get(key) == record[key] for key in same)
+
+
+def _is_undamaged(store: Store, before: Record) -> bool:
+    """Whether a run's tables are those that its record describes."""
     hashes = {file["key"]: file["sha256"] for file in before["files"].values()}
     found = store.read_files(hashes)
     return all(
         key in found and hashlib.sha256(found[key]).hexdigest() == sha256
         for key, sha256 in hashes.items()
     )
+
+
+def _is_choice(store: Store, run_id: str) -> bool:
+    """Whether a person's last decision made this run the latest, whatever the gate says of it."""
+    made = decisions(store)
+    return bool(made) and made[-1].run_id == run_id
 
 
 def _is_decided_since(store: Store, created_at: str) -> bool:

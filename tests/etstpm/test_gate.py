@@ -14,7 +14,7 @@ from etstpm.config import Config
 from etstpm.errors import ConfigError, ResultsError, StorageError
 from etstpm.gate import Verdict
 from etstpm.intervals import draw_weights
-from etstpm.runs import LATEST_KEY, Outcome, decisions, latest_run, move_latest, read_run
+from etstpm.runs import LATEST_KEY, Outcome, decisions, latest_run, move_latest, read_run, table_key
 from etstpm.storage import Store
 from etstpm.storage.artifact import seal
 from etstpm.summary import Run
@@ -282,6 +282,21 @@ def test_a_rollback_outlasts_the_same_publication(store: Store) -> None:
     store.write_json(LATEST_KEY, {"run_id": FIRST})  # as a kill leaves it
     publish(store, [outcome], THIRD)
     assert latest_run(store) == THIRD
+
+
+def test_a_promotion_outlasts_a_run_that_is_made_whole_again(store: Store) -> None:
+    good, bad = add_category(store, separation=2.0), add_category(store, separation=0.5)
+    publish(store, [good], FIRST)
+    publish(store, [bad], SECOND)
+    move_latest(store, "promote", SECOND, "the camera was moved")
+    store.remove_file(table_key("metrics", SECOND))
+    assert verdict_of(publish(store, [bad], SECOND)).status == "regressed"
+    assert latest_run(store) == SECOND
+    assert store.read_if_there(table_key("metrics", SECOND)) is not None
+    # What was promoted is not what it is now.
+    worse = add_category(store, separation=0.25)
+    assert verdict_of(publish(store, [worse], SECOND)).status == "regressed"
+    assert latest_run(store) == FIRST
 
 
 @pytest.mark.parametrize("is_first", [True, False], ids=["the first run", "a later run"])
