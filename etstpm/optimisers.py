@@ -179,10 +179,10 @@ class Muon:
                 device=self.velocities[numbers[0]].device,
             )
             for number, part in zip(numbers, blocks.split_with_sizes(parts), strict=True):
-                gradient, velocity = gradients[number], self.velocities[number]
+                gradient, velocity = map(_rows_first, (gradients[number], self.velocities[number]))
                 velocity.mul_(self.momentum).add_(gradient)
-                nesterov = _rows_first(gradient.add(velocity, alpha=self.momentum))
-                part.view(nesterov.shape).copy_(nesterov)
+                nesterov = part.view(gradient.shape)
+                torch.add(gradient, velocity, alpha=self.momentum, out=nesterov)
             # A tall matrix's orthogonal columns are shorter than a wide one's rows.
             scale = max(1.0, rows / columns) ** 0.5
             for number, part in zip(
