@@ -90,7 +90,7 @@ class Server:
             if self._process.poll() is not None:
                 raise PrefectError(
                     f"Prefect's embedded server ended with code {self._process.returncode} "
-                    f"({self.last_fault() or 'it gave no reason'}); mend that, or set "
+                    f"({self._why_ended()}); mend that, or set "
                     "PREFECT_API_URL to a server of your own"
                 )
             try:
@@ -114,14 +114,18 @@ class Server:
         # Whatever this process would still report, its client would try for minutes. What the store
         # has is whole at any moment, as when it is killed.
         shown_again = "\x1b[?25h\n" if sys.stderr.isatty() else ""  # the cursor, by a bar hidden
-        unsaid = "it was killed, for want of memory perhaps" if code < 0 else "it gave no reason"
         sys.stderr.write(
             f"{shown_again}etstpm: Prefect's embedded server ended with code {code} during the run "
-            f"({self.last_fault() or unsaid}); give the command again, which goes on from what the "
-            "store has\n"
+            f"({self._why_ended()}); give the command again, which goes on from what the store "
+            "has\n"
         )
         sys.stderr.flush()
         os._exit(PrefectError.exit_code)
+
+    def _why_ended(self) -> str:
+        was_killed = self._process.returncode < 0
+        unsaid = "it was killed, for want of memory perhaps" if was_killed else "it gave no reason"
+        return self.last_fault() or unsaid
 
     def last_fault(self) -> str | None:
         """What ended the last traceback that it has written, if it has written one."""
